@@ -1,0 +1,1 @@
+//! Tests and benchmarks with real guests and real clients.

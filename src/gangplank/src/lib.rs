@@ -1,0 +1,1 @@
+//! Reach a port inside a VM pod from kubectl, crictl and friends.

@@ -1,0 +1,3 @@
+//! The host daemon and command line.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The relay, a program for the guest.
+
+fn main() {}
