@@ -1,0 +1,363 @@
+//! A SPDY connection: bytes in; events and bytes out.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, StreamClosed};
+use crate::frame::{
+    self, FLAG_FIN, FLAG_UNIDIRECTIONAL, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED, Status,
+    control_header, kind, word,
+};
+use crate::header_block::{Headers, Inflater, Packer};
+use crate::reader::{Piece, Reader};
+use crate::stream::Stream;
+
+/// Which end of the connection this is: decides the parity of stream and ping ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Opens odd streams, sends odd pings.
+    Client,
+    /// Opens no streams, sends even pings.
+    Server,
+}
+
+/// Limits on what the peer may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Streams that the peer may have open at once; one more is refused with REFUSED_STREAM.
+    pub max_streams: usize,
+    /// Bytes of a header block as it is sent.
+    pub max_packed_block: usize,
+    /// Bytes of a header block, unpacked.
+    pub max_plain_block: usize,
+    /// Headers in a block.
+    pub max_headers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_streams: 1_024, max_packed_block: 16 << 10, max_plain_block: 64 << 10, max_headers: 64 }
+    }
+}
+
+/// What the peer did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// It opened a stream; to be answered by [`Connection::reply`] or [`Connection::reset`].
+    Opened {
+        /// The stream.
+        id: u32,
+        /// Its headers.
+        headers: Headers,
+        /// The peer will send nothing on it.
+        fin: bool,
+    },
+    /// It answered a stream of ours.
+    Replied {
+        /// The stream.
+        id: u32,
+        /// The peer will send nothing on it.
+        fin: bool,
+    },
+    /// It sent on a stream: a piece of a frame, not always a whole one.
+    Data {
+        /// The stream.
+        id: u32,
+        /// A slice of the input; empty only together with `fin`.
+        payload: &'a [u8],
+        /// Nothing more comes on this stream.
+        fin: bool,
+    },
+    /// It reset a stream, which is gone with that.
+    Reset {
+        /// The stream.
+        id: u32,
+        /// The status as sent.
+        status: u32,
+    },
+    /// It sent a PING, whose answer is in the output.
+    Pinged,
+    /// It answered our PING.
+    Ponged {
+        /// The id that [`Connection::ping`] gave.
+        id: u32,
+    },
+    /// It ends the session; Kubernetes' peers read nothing that comes after.
+    GoAway {
+        /// Last stream that the peer says it took.
+        last: u32,
+        /// The status as sent; 0 is an orderly end.
+        status: u32,
+    },
+}
+
+/// One end of a SPDY session.
+pub struct Connection {
+    reader: Reader,
+    core: Core,
+}
+
+/// All of a connection but its reader, whose buffer a control frame's payload may lie in.
+///
+/// Invariants: `streams` holds exactly the streams that are not over, `peer_streams` counts those that the peer
+/// opened; ids of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
+struct Core {
+    role: Role,
+    config: Config,
+    inflater: Inflater,
+    packer: Packer,
+    streams: HashMap<u32, Stream>,
+    peer_streams: usize,
+    last_peer: u32,
+    next_own: u32,
+    next_ping: u32,
+    output: Vec<u8>,
+}
+
+/// Getters.
+impl Connection {
+    /// A fresh connection, before its first byte.
+    pub fn new(role: Role, config: Config) -> Self {
+        let first = if role == Role::Client { 1 } else { 2 };
+        let reader = Reader::new(config.max_packed_block);
+        let core = Core {
+            role,
+            inflater: Inflater::new(config.max_plain_block),
+            packer: Packer::default(),
+            streams: HashMap::new(),
+            peer_streams: 0,
+            last_peer: 0,
+            next_own: first,
+            next_ping: first,
+            output: Vec::new(),
+            config,
+        };
+        Self { reader, core }
+    }
+
+    /// Streams that are not over, of both sides.
+    pub fn streams(&self) -> usize {
+        self.core.streams.len()
+    }
+
+    /// Highest stream id that the peer has opened, 0 if none.
+    pub fn last_peer_stream(&self) -> u32 {
+        self.core.last_peer
+    }
+
+    /// Whether data may be sent on this stream.
+    pub fn may_send(&self, id: u32) -> bool {
+        self.core.streams.get(&id).is_some_and(Stream::may_send)
+    }
+}
+
+/// Input.
+impl Connection {
+    /// Takes bytes off the input up to the next event; `None` when the input is used up. The event borrows from
+    /// the input only, so commands may be given while it is looked at. An error is final: the connection must be
+    /// closed, with a GOAWAY first if [`Error::says_goaway`].
+    pub fn recv<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
+        loop {
+            let event = match self.reader.next(input)? {
+                None => return Ok(None),
+                Some(Piece::Data { id, payload, fin }) => self.core.on_data(id, payload, fin),
+                Some(Piece::Control { kind, flags, payload }) => {
+                    self.core.on_control(kind, flags, payload)?
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+}
+
+/// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
+impl Connection {
+    /// Opens a stream and gives its id; `None` when ids have run out.
+    pub fn open(&mut self, headers: &[(&str, &str)], fin: bool) -> Option<u32> {
+        let core = &mut self.core;
+        let id = core.next_own;
+        if id > MAX_STREAM_ID {
+            return None;
+        }
+        core.next_own += 2;
+        core.streams.insert(id, Stream::opened_by_us(fin));
+        let mut fixed = [0; SYN_STREAM_FIXED];
+        fixed[..ID].copy_from_slice(&id.to_be_bytes());
+        core.push_block(kind::SYN_STREAM, if fin { FLAG_FIN } else { 0 }, &fixed, headers);
+        Some(id)
+    }
+
+    /// Answers a stream of the peer's, without headers: data may be sent from now on.
+    pub fn reply(&mut self, id: u32) -> Result<(), StreamClosed> {
+        let core = &mut self.core;
+        match core.streams.get_mut(&id) {
+            Some(stream) if stream.unanswered && !stream.ours => stream.unanswered = false,
+            _ => return Err(StreamClosed(id)),
+        }
+        core.push_block(kind::SYN_REPLY, 0, &id.to_be_bytes(), &[]);
+        core.forget_if_over(id);
+        Ok(())
+    }
+
+    /// The eight bytes that must go in front of `len` bytes of payload, at most [`MAX_FRAME_LEN`]. The caller
+    /// sends them, and the payload, after all that is in the output now and before all that comes into it later.
+    pub fn data_header(&mut self, id: u32, len: usize, fin: bool) -> Result<[u8; 8], StreamClosed> {
+        let core = &mut self.core;
+        let stream = core.streams.get_mut(&id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
+        if len > MAX_FRAME_LEN {
+            return Err(StreamClosed(id));
+        }
+        stream.local_open = !fin;
+        core.forget_if_over(id);
+        Ok(frame::data_header(id, len, fin))
+    }
+
+    /// Puts a whole data frame into the output: for small payload, such as an error's text.
+    pub fn send(&mut self, id: u32, payload: &[u8], fin: bool) -> Result<(), StreamClosed> {
+        let header = self.data_header(id, payload.len(), fin)?;
+        self.core.output.extend_from_slice(&header);
+        self.core.output.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// Ends our side of a stream.
+    pub fn finish(&mut self, id: u32) -> Result<(), StreamClosed> {
+        self.send(id, &[], true)
+    }
+
+    /// Resets a stream, if it is not over yet. It is gone then.
+    pub fn reset(&mut self, id: u32, status: Status) {
+        if self.core.forget(id) {
+            frame::push_words(&mut self.core.output, kind::RST_STREAM, &[id, status as u32]);
+        }
+    }
+
+    /// Sends a PING and gives its id.
+    pub fn ping(&mut self) -> u32 {
+        let id = self.core.next_ping;
+        self.core.next_ping = id.wrapping_add(2);
+        frame::push_words(&mut self.core.output, kind::PING, &[id]);
+        id
+    }
+
+    /// Says that the session ends. Go clients drop everything that comes after, so it must be the last.
+    pub fn go_away(&mut self) {
+        let last = self.core.last_peer;
+        frame::push_words(&mut self.core.output, kind::GOAWAY, &[last, 0]);
+    }
+}
+
+/// Output.
+impl Connection {
+    /// Bytes to be sent: whole frames, in order.
+    pub fn output(&self) -> &[u8] {
+        &self.core.output
+    }
+
+    /// Forgets the output, which the caller has sent or kept. Its room is freed if a burst made it large.
+    pub fn clear_output(&mut self) {
+        self.core.output.clear();
+        self.core.output.shrink_to(KEPT_OUTPUT);
+    }
+}
+
+/// Room for output that is kept between bursts: a connection's setup and end take some 70 bytes.
+const KEPT_OUTPUT: usize = 512;
+
+impl Core {
+    fn on_data<'a>(&mut self, id: u32, payload: &'a [u8], fin: bool) -> Option<Event<'a>> {
+        let stream = self.streams.get_mut(&id).filter(|s| s.remote_open)?;
+        if fin {
+            stream.remote_open = false;
+            self.forget_if_over(id);
+        }
+        Some(Event::Data { id, payload, fin })
+    }
+
+    fn on_control(&mut self, kind: u16, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+        let (first, second) = (word(payload, 0), word(payload, 4));
+        match kind {
+            kind::SYN_STREAM => self.on_syn_stream(first & MAX_STREAM_ID, flags, payload),
+            kind::SYN_REPLY => self.on_syn_reply(first & MAX_STREAM_ID, flags, payload),
+            kind::HEADERS => self.headers(&payload[ID..]).map(|_| None),
+            kind::RST_STREAM if first == 0 => Err(Error::StreamZero { frame: "RST_STREAM" }),
+            kind::RST_STREAM => Ok(self.forget(first).then_some(Event::Reset { id: first, status: second })),
+            kind::PING => Ok(Some(self.on_ping(first))),
+            kind::GOAWAY => Ok(Some(Event::GoAway { last: first & MAX_STREAM_ID, status: second })),
+            _ => Ok(None),
+        }
+    }
+
+    /// The block is unpacked first in any case: the next one depends on it.
+    fn on_syn_stream(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+        let headers = self.headers(&payload[SYN_STREAM_FIXED..])?;
+        if id == 0 {
+            return Err(Error::StreamZero { frame: "SYN_STREAM" });
+        }
+        if id <= self.last_peer {
+            // The answer closes a living stream of this id at the peer, so it must be closed here too.
+            let lived = self.forget(id);
+            self.refuse(id, Status::ProtocolError);
+            return Ok(lived.then_some(Event::Reset { id, status: Status::ProtocolError as u32 }));
+        }
+        self.last_peer = id;
+        if self.peer_streams >= self.config.max_streams || self.role == Role::Client {
+            self.refuse(id, Status::RefusedStream);
+            return Ok(None);
+        }
+        let fin = flags & FLAG_FIN != 0;
+        self.streams.insert(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
+        self.peer_streams += 1;
+        Ok(Some(Event::Opened { id, headers, fin }))
+    }
+
+    fn on_syn_reply(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+        self.headers(&payload[ID..])?;
+        let fin = flags & FLAG_FIN != 0;
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.ours && s.unanswered) else {
+            return Ok(None);
+        };
+        stream.unanswered = false;
+        stream.remote_open &= !fin;
+        self.forget_if_over(id);
+        Ok(Some(Event::Replied { id, fin }))
+    }
+
+    /// A ping of the peer's parity is echoed; one of ours is an answer.
+    fn on_ping(&mut self, id: u32) -> Event<'static> {
+        if (id % 2 == 1) == (self.role == Role::Client) {
+            return Event::Ponged { id };
+        }
+        frame::push_words(&mut self.output, kind::PING, &[id]);
+        Event::Pinged
+    }
+
+    fn headers(&mut self, block: &[u8]) -> Result<Headers, Error> {
+        Headers::parse(self.inflater.inflate(block)?, self.config.max_headers)
+    }
+
+    fn refuse(&mut self, id: u32, status: Status) {
+        frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
+    }
+
+    fn push_block(&mut self, kind: u16, flags: u8, fixed: &[u8], headers: &[(&str, &str)]) {
+        let mut block = Vec::new();
+        self.packer.pack(headers, &mut block);
+        self.output.extend_from_slice(&control_header(kind, flags, fixed.len() + block.len()));
+        self.output.extend_from_slice(fixed);
+        self.output.extend_from_slice(&block);
+    }
+
+    fn forget_if_over(&mut self, id: u32) {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: u32) -> bool {
+        let Some(stream) = self.streams.remove(&id) else { return false };
+        self.peer_streams -= usize::from(!stream.ours);
+        true
+    }
+}
