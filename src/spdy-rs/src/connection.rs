@@ -226,6 +226,12 @@ impl Connection {
         self.send(id, &[], true)
     }
 
+    /// Ends a stream whatever its state: a FIN if the peer still waits for one, then RST_STREAM for what is left.
+    pub fn end(&mut self, id: u32) {
+        let _ = self.finish(id);
+        self.reset(id, Status::Cancel);
+    }
+
     /// Resets a stream, if it is not over yet. It is gone then.
     pub fn reset(&mut self, id: u32, status: Status) {
         if self.core.forget(id) {

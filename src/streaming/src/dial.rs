@@ -53,7 +53,7 @@ pub trait Dial: Send + Sync + 'static {
 
     /// Connects to the port. The server drops the future when the client has gone or the dial limit has
     /// passed, so it must be safe to cancel.
-    fn dial(&self, target: Target) -> impl Future<Output = Result<Self::Conn, DialError>> + Send + 'static;
+    fn dial(&self, target: Target) -> impl Future<Output = Result<Self::Conn, DialError>> + Send;
 }
 
 /// Why a port could not be reached, and how much of the session that concerns.
@@ -88,6 +88,18 @@ pub enum DialErrorKind {
 }
 
 impl DialErrorKind {
+    /// All kinds, in the order of their discriminants.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Refused,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Denied,
+        Self::Relay,
+        Self::SandboxGone,
+        Self::RelayUnusable,
+        Self::Internal,
+    ];
+
     /// Whether the whole session is useless, so that its user must be told and let go.
     pub fn ends_session(self) -> bool {
         matches!(self, Self::SandboxGone | Self::RelayUnusable)

@@ -1,0 +1,325 @@
+//! The HTTP front: tokens, upgrades, and the sessions that come of them.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::dial::Dial;
+use crate::request_cache::{RequestCache, TokenError};
+use crate::session::server::ServerSession;
+use crate::session::{Ended, Order, Totals};
+use crate::stats::{Snapshot, Stats};
+use crate::tunnel::Tunnel;
+use crate::upgrade::{Answer, Protocol, bad_method, negotiate, no_such_path, no_such_token, refuse};
+
+/// Connections at once that have not become a session.
+const HEADS: usize = 1_024;
+
+/// Least room that hyper takes for a request's head.
+const MIN_HEAD: usize = 8 << 10;
+
+/// How long to wait after an accept failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for sessions to end once they were ordered to.
+const ORDERED_END: Duration = Duration::from_secs(5);
+
+/// The streaming server. Cheap to clone; all clones are one server.
+pub struct Server<D> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D> Clone for Server<D> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<D> {
+    config: Config,
+    limits: Arc<crate::Limits>,
+    dial: Arc<D>,
+    tokens: RequestCache,
+    stats: Arc<Stats>,
+    heads: Arc<Semaphore>,
+    sessions: Mutex<Sessions>,
+    tracker: TaskTracker,
+}
+
+/// Invariant: an entry is here from before its task starts until that task ends.
+#[derive(Default)]
+struct Sessions {
+    next: u64,
+    draining: bool,
+    open: HashMap<u64, Open>,
+}
+
+struct Open {
+    sandbox: Arc<str>,
+    orders: oneshot::Sender<Order>,
+}
+
+/// What became of the sessions that were open when a drain began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Sessions that ended by themselves within the time.
+    pub finished: usize,
+    /// Sessions that had to be ended.
+    pub ended: usize,
+}
+
+/// For the program around it.
+impl<D: Dial> Server<D> {
+    /// A server that reaches ports through `dial`.
+    pub fn new(config: Config, dial: D) -> Self {
+        let limits = Arc::new(config.limits.clone());
+        Self {
+            inner: Arc::new(Inner {
+                dial: Arc::new(dial),
+                tokens: RequestCache::new(limits.pending_tokens, limits.token_ttl),
+                stats: Arc::default(),
+                heads: Arc::new(Semaphore::new(HEADS)),
+                sessions: Mutex::default(),
+                tracker: TaskTracker::new(),
+                limits,
+                config,
+            }),
+        }
+    }
+
+    /// A URL under `base` (as `http://127.0.0.1:10350`) that is good for one session of this sandbox, within
+    /// the life of a token. `ports` are those of the CRI request.
+    pub fn url(&self, base: &str, sandbox: &str, ports: &[i32]) -> Result<String, TokenError> {
+        let token = self.inner.tokens.insert(sandbox, ports)?;
+        Ok(format!("{}/portforward/{token}", base.trim_end_matches('/')))
+    }
+
+    /// Accepts and serves connections until `stop` is cancelled. Sessions go on after that: see
+    /// [`Server::drain`].
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        loop {
+            let Ok(permit) = self.inner.heads.clone().acquire_owned().await else { return Ok(()) };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, client)) => {
+                    let (server, stop) = (self.clone(), stop.clone());
+                    self.inner.tracker.spawn(async move {
+                        server.serve_connection(socket, client, stop).await;
+                        drop(permit);
+                    });
+                }
+                Err(e) => {
+                    warn!(error = %e, "accepting a connection failed; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Answers a request to forward ports of this sandbox, whoever it was authorised by, and starts the session
+    /// when the connection has been upgraded. SPDY/3.1 and its WebSocket tunnel are understood.
+    pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>) -> Answer {
+        match negotiate(&request) {
+            Err(refusal) => refusal,
+            Ok((protocol, answer)) => {
+                let client = request.extensions().get::<SocketAddr>().copied();
+                let upgrade = hyper::upgrade::on(&mut request);
+                match self.start(protocol, upgrade, sandbox, client) {
+                    Ok(()) => answer,
+                    Err(refusal) => refusal,
+                }
+            }
+        }
+    }
+
+    /// Ends all sessions of a sandbox, each connection's user being told why.
+    pub fn end_sandbox(&self, sandbox: &str, why: &str) {
+        let mut sessions = self.inner.sessions();
+        for (_, open) in sessions.open.extract_if(|_, open| &*open.sandbox == sandbox) {
+            let _ = open.orders.send(Order::Tell(why.to_owned()));
+        }
+    }
+
+    /// Refuses new sessions, lets the open ones go on for `grace`, then ends them.
+    pub async fn drain(&self, grace: Duration) -> Drained {
+        let open = {
+            let mut sessions = self.inner.sessions();
+            sessions.draining = true;
+            sessions.open.len()
+        };
+        self.inner.tracker.close();
+        let finished = tokio::time::timeout(grace, self.inner.tracker.wait()).await.is_ok();
+        let left: Vec<_> = self.inner.sessions().open.drain().map(|(_, open)| open).collect();
+        let ended = if finished { 0 } else { left.len() };
+        for open in left {
+            let _ = open.orders.send(Order::Drain);
+        }
+        // Bounded: a session closes within a second of its order. Who does not is left to the program's end.
+        let _ = tokio::time::timeout(ORDERED_END, self.inner.tracker.wait()).await;
+        Drained { finished: open.saturating_sub(ended), ended }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Snapshot {
+        self.inner.stats.snapshot()
+    }
+}
+
+/// Connections.
+impl<D: Dial> Server<D> {
+    async fn serve_connection(&self, socket: TcpStream, client: SocketAddr, stop: CancellationToken) {
+        let _ = socket.set_nodelay(true); // frames are small and must not wait for each other
+        let limits = &self.inner.limits;
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            let answer = self.answer(request);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_head_timeout)
+            .max_buf_size(limits.request_head.max(MIN_HEAD))
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = result {
+            debug!(%client, error = %e, "a connection ended before it became a session");
+        }
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let Some(token) = path.strip_prefix("/portforward/").filter(|t| !t.is_empty() && !t.contains('/'))
+        else {
+            return no_such_path();
+        };
+        if request.method() != Method::GET && request.method() != Method::POST {
+            return bad_method();
+        }
+        let Some(grant) = self.inner.tokens.peek(token) else { return no_such_token() };
+        // A request that asks for nothing that we have must not use the token up.
+        if let Err(refusal) = negotiate(&request) {
+            return refusal;
+        }
+        if !self.inner.tokens.consume(token) {
+            return no_such_token();
+        }
+        self.port_forward(request, grant.sandbox)
+    }
+}
+
+/// Sessions.
+impl<D: Dial> Server<D> {
+    fn start(
+        &self,
+        protocol: Protocol,
+        upgrade: OnUpgrade,
+        sandbox: Arc<str>,
+        client: Option<SocketAddr>,
+    ) -> Result<(), Answer> {
+        let (key, orders) = self.inner.register(&sandbox)?;
+        let inner = self.inner.clone();
+        self.inner.tracker.spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => inner.run(protocol, upgraded, sandbox, client, orders).await,
+                Err(e) => debug!(%sandbox, error = %e, "the client left during the upgrade"),
+            }
+            inner.sessions().open.remove(&key);
+        });
+        Ok(())
+    }
+}
+
+impl<D: Dial> Inner<D> {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, sandbox: &Arc<str>) -> Result<(u64, oneshot::Receiver<Order>), Answer> {
+        let mut sessions = self.sessions();
+        if sessions.draining {
+            let text = "this server is shutting down; try again when it is back".to_owned();
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        if sessions.open.len() >= self.limits.sessions {
+            let text = format!("all {} sessions are in use; end some or try later", self.limits.sessions);
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let key = sessions.next;
+        sessions.next += 1;
+        sessions.open.insert(key, Open { sandbox: sandbox.clone(), orders: sender });
+        Ok((key, receiver))
+    }
+
+    async fn run(
+        &self,
+        protocol: Protocol,
+        upgraded: Upgraded,
+        sandbox: Arc<str>,
+        client: Option<SocketAddr>,
+        orders: oneshot::Receiver<Order>,
+    ) {
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            warn!(%sandbox, "an upgraded connection is not a TCP socket; closed it");
+            return;
+        };
+        let (socket, early) = (parts.io.into_inner(), parts.read_buf);
+        let client = client.map(|c| c.to_string()).unwrap_or_default();
+        let session = ServerSession {
+            dial: self.dial.clone(),
+            sandbox: sandbox.clone(),
+            errors: self.config.errors,
+            limits: self.limits.clone(),
+            stats: self.stats.clone(),
+        };
+        let begun = Instant::now();
+        self.stats.session_opened();
+        info!(client, %sandbox, ?protocol, "a session opened");
+        let (ended, totals, ports) = match protocol {
+            Protocol::Spdy => session.run(socket, early, orders).await,
+            Protocol::Tunnel => session.run(Tunnel::new(socket, early).await, Bytes::new(), orders).await,
+        };
+        self.stats.session_closed(totals.connections, totals.sent, totals.received);
+        log_end(&client, &sandbox, &ports, begun.elapsed(), &ended, totals);
+    }
+}
+
+fn log_end(client: &str, sandbox: &str, ports: &[u16], time: Duration, ended: &Ended, totals: Totals) {
+    info!(
+        client, sandbox, ?ports,
+        connections = totals.connections, bytes_sent = totals.sent, bytes_received = totals.received,
+        seconds = time.as_secs_f64(), reason = %ended,
+        "a session closed"
+    );
+}

@@ -1,0 +1,202 @@
+//! Which two streams make one forwarded connection. No I/O, no clock.
+//!
+//! A client opens an error stream and a data stream with the same `requestid`, in either order. Very old
+//! clients send none: then the error stream's id stands for it, and the data stream's id is two more.
+//!
+//! ```text
+//!              error (answered at once)
+//!   (none) ───────────────────────────► waits for data ──data──► paired, dialled
+//!     │ data (not answered yet)
+//!     └───────────────────────────────► waits for error ─error─► paired, dialled
+//! ```
+//!
+//! Source: k8s.io/cri-streaming v0.37.2, pkg/streaming/portforward/httpstream.go.
+
+use std::collections::HashMap;
+
+use spdy::Headers;
+
+/// The two kinds of stream of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Error,
+    Data,
+}
+
+/// A stream that waits for its partner.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lone<T> {
+    pub(super) id: u32,
+    pub(super) kind: Kind,
+    pub(super) since: T,
+}
+
+/// Two streams that belong together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) port: u16,
+    pub(super) error: u32,
+    pub(super) data: u32,
+}
+
+/// What a new stream is to its session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Match {
+    /// The first of its pair, with its port.
+    First(u16, Kind),
+    /// The second: the connection can be dialled.
+    Complete(Pair, Kind),
+    /// Its pair has such a stream already.
+    Duplicate,
+    /// Its headers make no sense, with the reason.
+    Invalid(&'static str),
+}
+
+/// The pairs of a session that are not complete. `T` is the caller's instant.
+///
+/// Invariant: every entry's stream is open. A stream that ends must be taken out with [`Pairing::forget`].
+pub(super) struct Pairing<T> {
+    waiting: HashMap<Vec<u8>, Lone<T>>,
+}
+
+impl<T: Copy> Pairing<T> {
+    pub(super) fn new() -> Self {
+        Self { waiting: HashMap::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes in a new stream.
+    pub(super) fn add(&mut self, id: u32, headers: &Headers, now: T) -> Match {
+        let kind = match headers.get("streamtype") {
+            Some(b"error") => Kind::Error,
+            Some(b"data") => Kind::Data,
+            Some(_) => return Match::Invalid("its streamtype is neither error nor data"),
+            None => return Match::Invalid("it has no streamtype"),
+        };
+        let Some(port) = headers.get("port").and_then(parse_port) else {
+            return Match::Invalid("its port is not a number from 1 to 65535");
+        };
+        let key = request_key(id, kind, headers);
+        match self.waiting.get(&key) {
+            None => {
+                self.waiting.insert(key, Lone { id, kind, since: now });
+                Match::First(port, kind)
+            }
+            Some(first) if first.kind == kind => Match::Duplicate,
+            Some(first) => {
+                let (error, data) = if kind == Kind::Data { (first.id, id) } else { (id, first.id) };
+                self.waiting.remove(&key);
+                Match::Complete(Pair { port, error, data }, kind)
+            }
+        }
+    }
+
+    /// Takes out a stream that has ended.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.waiting.retain(|_, lone| lone.id != id);
+    }
+
+    /// Takes out the streams whose partner is overdue.
+    pub(super) fn overdue(&mut self, is_overdue: impl Fn(T) -> bool) -> Vec<Lone<T>> {
+        self.waiting.extract_if(|_, lone| is_overdue(lone.since)).map(|(_, lone)| lone).collect()
+    }
+}
+
+fn parse_port(digits: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(digits).ok()?;
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|port| *port != 0)
+}
+
+fn request_key(id: u32, kind: Kind, headers: &Headers) -> Vec<u8> {
+    match (headers.get("requestid"), kind) {
+        (Some(request), _) if !request.is_empty() => request.to_vec(),
+        (_, Kind::Error) => id.to_string().into_bytes(),
+        (_, Kind::Data) => id.saturating_sub(2).to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Headers as they come out of a connection.
+    fn headers(list: &[(&str, &str)]) -> Headers {
+        let mut client = spdy::Connection::new(spdy::Role::Client, Default::default());
+        let mut server = spdy::Connection::new(spdy::Role::Server, Default::default());
+        client.open(list, false).unwrap();
+        let sent = client.output().to_vec();
+        match server.recv(&mut &sent[..]).unwrap() {
+            Some(spdy::Event::Opened { headers, .. }) => headers,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stream(kind: &str, port: &str, request: Option<&str>) -> Headers {
+        let mut list = vec![("streamType", kind), ("port", port)];
+        list.extend(request.map(|r| ("requestID", r)));
+        headers(&list)
+    }
+
+    #[test]
+    fn streams_pair_in_either_order() {
+        let mut pairing = Pairing::new();
+        assert_eq!(pairing.add(1, &stream("error", "80", Some("0")), 0), Match::First(80, Kind::Error));
+        assert_eq!(pairing.add(3, &stream("data", "81", Some("1")), 0), Match::First(81, Kind::Data));
+        let complete = pairing.add(5, &stream("data", "80", Some("0")), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 80, error: 1, data: 5 }, Kind::Data));
+        let complete = pairing.add(7, &stream("error", "81", Some("1")), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 81, error: 7, data: 3 }, Kind::Error));
+        assert!(pairing.is_empty());
+    }
+
+    #[test]
+    fn old_clients_pair_by_neighbouring_ids() {
+        let mut pairing = Pairing::new();
+        pairing.add(7, &stream("error", "0080", None), 0);
+        let complete = pairing.add(9, &stream("data", "80", None), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 80, error: 7, data: 9 }, Kind::Data));
+    }
+
+    #[test]
+    fn a_second_stream_of_a_kind_is_a_duplicate_and_harms_nobody() {
+        let mut pairing = Pairing::new();
+        pairing.add(1, &stream("error", "80", Some("0")), 0);
+        assert_eq!(pairing.add(3, &stream("error", "80", Some("0")), 0), Match::Duplicate);
+        assert!(matches!(pairing.add(5, &stream("data", "80", Some("0")), 0), Match::Complete(..)));
+    }
+
+    #[test]
+    fn bad_headers_are_refused() {
+        let mut pairing = Pairing::new();
+        let bad = [
+            stream("weird", "80", Some("0")),
+            stream("data", "0", Some("0")),
+            stream("data", "70000", Some("0")),
+            stream("data", "+80", Some("0")),
+            stream("data", "", Some("0")),
+            headers(&[("streamtype", "data")]),
+            headers(&[("port", "80")]),
+        ];
+        for headers in bad {
+            assert!(matches!(pairing.add(1, &headers, 0), Match::Invalid(_)));
+        }
+        assert!(pairing.is_empty());
+    }
+
+    #[test]
+    fn lone_streams_are_given_up_in_time() {
+        let mut pairing = Pairing::new();
+        pairing.add(1, &stream("error", "80", Some("0")), 10);
+        pairing.add(3, &stream("data", "80", Some("1")), 20);
+        pairing.add(5, &stream("data", "80", Some("2")), 10);
+        pairing.forget(5);
+        assert_eq!(pairing.overdue(|since| since <= 10), [Lone { id: 1, kind: Kind::Error, since: 10 }]);
+        assert_eq!(pairing.overdue(|since| since <= 20), [Lone { id: 3, kind: Kind::Data, since: 20 }]);
+    }
+}
