@@ -1,7 +1,5 @@
 //! A SPDY connection: bytes in; events and bytes out.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, StreamClosed};
 use crate::frame::{
     self, FLAG_FIN, FLAG_UNIDIRECTIONAL, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED, Status,
@@ -10,6 +8,7 @@ use crate::frame::{
 use crate::header_block::{Headers, Inflater, Packer};
 use crate::reader::{Piece, Reader};
 use crate::stream::Stream;
+use crate::streams::Streams;
 
 /// Which end of the connection this is: decides the parity of stream and ping ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,15 +97,13 @@ pub struct Connection {
 
 /// All of a connection but its reader, whose buffer a control frame's payload may lie in.
 ///
-/// Invariants: `streams` holds exactly the streams that are not over, `peer_streams` counts those that the peer
-/// opened; ids of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
+/// Invariants: `streams` holds exactly the streams that are not over; ids of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
 struct Core {
     role: Role,
     config: Config,
     inflater: Inflater,
     packer: Packer,
-    streams: HashMap<u32, Stream>,
-    peer_streams: usize,
+    streams: Streams,
     last_peer: u32,
     next_own: u32,
     next_ping: u32,
@@ -123,8 +120,7 @@ impl Connection {
             role,
             inflater: Inflater::new(config.max_plain_block),
             packer: Packer::default(),
-            streams: HashMap::new(),
-            peer_streams: 0,
+            streams: Streams::default(),
             last_peer: 0,
             next_own: first,
             next_ping: first,
@@ -146,7 +142,7 @@ impl Connection {
 
     /// Whether data may be sent on this stream.
     pub fn may_send(&self, id: u32) -> bool {
-        self.core.streams.get(&id).is_some_and(Stream::may_send)
+        self.core.streams.get(id).is_some_and(Stream::may_send)
     }
 }
 
@@ -181,7 +177,7 @@ impl Connection {
             return None;
         }
         core.next_own += 2;
-        core.streams.insert(id, Stream::opened_by_us(fin));
+        core.streams.push(id, Stream::opened_by_us(fin));
         let mut fixed = [0; SYN_STREAM_FIXED];
         fixed[..ID].copy_from_slice(&id.to_be_bytes());
         core.push_block(kind::SYN_STREAM, if fin { FLAG_FIN } else { 0 }, &fixed, headers);
@@ -191,7 +187,7 @@ impl Connection {
     /// Answers a stream of the peer's, without headers: data may be sent from now on.
     pub fn reply(&mut self, id: u32) -> Result<(), StreamClosed> {
         let core = &mut self.core;
-        match core.streams.get_mut(&id) {
+        match core.streams.get_mut(id) {
             Some(stream) if stream.unanswered && !stream.ours => stream.unanswered = false,
             _ => return Err(StreamClosed(id)),
         }
@@ -204,12 +200,14 @@ impl Connection {
     /// sends them, and the payload, after all that is in the output now and before all that comes into it later.
     pub fn data_header(&mut self, id: u32, len: usize, fin: bool) -> Result<[u8; 8], StreamClosed> {
         let core = &mut self.core;
-        let stream = core.streams.get_mut(&id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
+        let stream = core.streams.get_mut(id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
         if len > MAX_FRAME_LEN {
             return Err(StreamClosed(id));
         }
-        stream.local_open = !fin;
-        core.forget_if_over(id);
+        if fin {
+            stream.local_open = false;
+            core.forget_if_over(id);
+        }
         Ok(frame::data_header(id, len, fin))
     }
 
@@ -228,7 +226,7 @@ impl Connection {
 
     /// Resets a stream, if it is not over yet. It is gone then.
     pub fn reset(&mut self, id: u32, status: Status) {
-        if self.core.forget(id) {
+        if self.core.streams.remove(id) {
             frame::push_words(&mut self.core.output, kind::RST_STREAM, &[id, status as u32]);
         }
     }
@@ -267,7 +265,7 @@ const KEPT_OUTPUT: usize = 512;
 
 impl Core {
     fn on_data<'a>(&mut self, id: u32, payload: &'a [u8], fin: bool) -> Option<Event<'a>> {
-        let stream = self.streams.get_mut(&id).filter(|s| s.remote_open)?;
+        let stream = self.streams.get_mut(id).filter(|s| s.remote_open)?;
         if fin {
             stream.remote_open = false;
             self.forget_if_over(id);
@@ -282,7 +280,9 @@ impl Core {
             kind::SYN_REPLY => self.on_syn_reply(first & MAX_STREAM_ID, flags, payload),
             kind::HEADERS => self.headers(&payload[ID..]).map(|_| None),
             kind::RST_STREAM if first == 0 => Err(Error::StreamZero { frame: "RST_STREAM" }),
-            kind::RST_STREAM => Ok(self.forget(first).then_some(Event::Reset { id: first, status: second })),
+            kind::RST_STREAM => {
+                Ok(self.streams.remove(first).then_some(Event::Reset { id: first, status: second }))
+            }
             kind::PING => Ok(Some(self.on_ping(first))),
             kind::GOAWAY => Ok(Some(Event::GoAway { last: first & MAX_STREAM_ID, status: second })),
             _ => Ok(None),
@@ -297,25 +297,24 @@ impl Core {
         }
         if id <= self.last_peer {
             // The answer closes a living stream of this id at the peer, so it must be closed here too.
-            let lived = self.forget(id);
+            let lived = self.streams.remove(id);
             self.refuse(id, Status::ProtocolError);
             return Ok(lived.then_some(Event::Reset { id, status: Status::ProtocolError as u32 }));
         }
         self.last_peer = id;
-        if self.peer_streams >= self.config.max_streams || self.role == Role::Client {
+        if self.streams.of_peer() >= self.config.max_streams || self.role == Role::Client {
             self.refuse(id, Status::RefusedStream);
             return Ok(None);
         }
         let fin = flags & FLAG_FIN != 0;
-        self.streams.insert(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
-        self.peer_streams += 1;
+        self.streams.push(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
         Ok(Some(Event::Opened { id, headers, fin }))
     }
 
     fn on_syn_reply(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         self.headers(&payload[ID..])?;
         let fin = flags & FLAG_FIN != 0;
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.ours && s.unanswered) else {
+        let Some(stream) = self.streams.get_mut(id).filter(|s| s.ours && s.unanswered) else {
             return Ok(None);
         };
         stream.unanswered = false;
@@ -350,14 +349,8 @@ impl Core {
     }
 
     fn forget_if_over(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
-            self.forget(id);
+        if self.streams.get(id).is_some_and(Stream::is_over) {
+            self.streams.remove(id);
         }
-    }
-
-    fn forget(&mut self, id: u32) -> bool {
-        let Some(stream) = self.streams.remove(&id) else { return false };
-        self.peer_streams -= usize::from(!stream.ours);
-        true
     }
 }

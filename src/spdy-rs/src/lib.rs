@@ -31,6 +31,7 @@ mod frame;
 mod header_block;
 mod reader;
 mod stream;
+mod streams;
 
 pub use connection::{Config, Connection, Event, Role};
 pub use error::{Error, StreamClosed};
