@@ -97,7 +97,8 @@ pub struct Connection {
 
 /// All of a connection but its reader, whose buffer a control frame's payload may lie in.
 ///
-/// Invariants: `streams` holds exactly the streams that are not over; ids of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
+/// Invariants: `streams` holds exactly the streams that are not over, all of them opened by the client's side; ids
+/// of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
 struct Core {
     role: Role,
     config: Config,
@@ -114,7 +115,6 @@ struct Core {
 impl Connection {
     /// A fresh connection, before its first byte.
     pub fn new(role: Role, config: Config) -> Self {
-        let first = if role == Role::Client { 1 } else { 2 };
         let reader = Reader::new(config.max_packed_block);
         let core = Core {
             role,
@@ -122,15 +122,15 @@ impl Connection {
             packer: Packer::default(),
             streams: Streams::default(),
             last_peer: 0,
-            next_own: first,
-            next_ping: first,
+            next_own: 1,
+            next_ping: if role == Role::Client { 1 } else { 2 },
             output: Vec::new(),
             config,
         };
         Self { reader, core }
     }
 
-    /// Streams that are not over, of both sides.
+    /// Streams that are not over.
     pub fn streams(&self) -> usize {
         self.core.streams.len()
     }
@@ -169,11 +169,11 @@ impl Connection {
 
 /// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
 impl Connection {
-    /// Opens a stream and gives its id; `None` when ids have run out.
+    /// Opens a stream and gives its id; `None` on a server, which opens none, and when ids have run out.
     pub fn open(&mut self, headers: &[(&str, &str)], fin: bool) -> Option<u32> {
         let core = &mut self.core;
         let id = core.next_own;
-        if id > MAX_STREAM_ID {
+        if id > MAX_STREAM_ID || core.role == Role::Server {
             return None;
         }
         core.next_own += 2;
@@ -295,20 +295,31 @@ impl Core {
         if id == 0 {
             return Err(Error::StreamZero { frame: "SYN_STREAM" });
         }
-        if id <= self.last_peer {
-            // The answer closes a living stream of this id at the peer, so it must be closed here too.
-            let lived = self.streams.remove(id);
-            self.refuse(id, Status::ProtocolError);
-            return Ok(lived.then_some(Event::Reset { id, status: Status::ProtocolError as u32 }));
-        }
-        self.last_peer = id;
-        if self.streams.of_peer() >= self.config.max_streams || self.role == Role::Client {
-            self.refuse(id, Status::RefusedStream);
-            return Ok(None);
+        if let Err(status) = self.admit(id) {
+            return Ok(self.refuse(id, status));
         }
         let fin = flags & FLAG_FIN != 0;
         self.streams.push(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
         Ok(Some(Event::Opened { id, headers, fin }))
+    }
+
+    /// Whether the peer may open this stream; its ids only grow.
+    fn admit(&mut self, id: u32) -> Result<(), Status> {
+        if self.role == Role::Client {
+            return Err(Status::RefusedStream);
+        }
+        if id <= self.last_peer {
+            return Err(Status::ProtocolError);
+        }
+        self.last_peer = id;
+        if self.streams.len() < self.config.max_streams { Ok(()) } else { Err(Status::RefusedStream) }
+    }
+
+    /// Refuses a SYN_STREAM. That closes a living stream of the same id at the peer, so it is closed here too.
+    fn refuse(&mut self, id: u32, status: Status) -> Option<Event<'static>> {
+        let lived = self.streams.remove(id);
+        frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
+        lived.then_some(Event::Reset { id, status: status as u32 })
     }
 
     fn on_syn_reply(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
@@ -334,10 +345,6 @@ impl Core {
 
     fn headers(&mut self, block: &[u8]) -> Result<Headers, Error> {
         Headers::parse(self.inflater.inflate(block)?, self.config.max_headers)
-    }
-
-    fn refuse(&mut self, id: u32, status: Status) {
-        frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
     }
 
     fn push_block(&mut self, kind: u16, flags: u8, fixed: &[u8], headers: &[(&str, &str)]) {

@@ -11,21 +11,15 @@ const KEPT_ROOM: usize = 16;
 /// eight bytes a stream and a few nanoseconds to search, a fifth of a hash map whose hash the peer, who chooses
 /// the ids, cannot foresee. Ending one moves the entries behind it, 8 KiB at worst with the default limit.
 ///
-/// Invariant: ids in `list` strictly increase, and `of_peer` counts the entries that are not ours.
+/// Invariant: ids strictly increase.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     list: Vec<(u32, Stream)>,
-    of_peer: usize,
 }
 
 impl Streams {
     pub(crate) fn len(&self) -> usize {
         self.list.len()
-    }
-
-    /// How many of them the peer opened.
-    pub(crate) fn of_peer(&self) -> usize {
-        self.of_peer
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Stream> {
@@ -40,15 +34,13 @@ impl Streams {
     /// Adds a stream whose id is above all others here.
     pub(crate) fn push(&mut self, id: u32, stream: Stream) {
         debug_assert!(self.list.last().is_none_or(|(last, _)| *last < id), "ids only grow");
-        self.of_peer += usize::from(!stream.ours);
         self.list.push((id, stream));
     }
 
     /// Forgets a stream; whether there was one.
     pub(crate) fn remove(&mut self, id: u32) -> bool {
         let Some(at) = self.find(id) else { return false };
-        let (_, stream) = self.list.remove(at);
-        self.of_peer -= usize::from(!stream.ours);
+        self.list.remove(at);
         if self.list.capacity() > KEPT_ROOM.max(4 * self.list.len()) {
             self.list.shrink_to(KEPT_ROOM.max(2 * self.list.len()));
         }
