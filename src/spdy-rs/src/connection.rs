@@ -93,6 +93,8 @@ pub enum Event<'a> {
 pub struct Connection {
     reader: Reader,
     core: Core,
+    /// What the peer did wrong: the end of all input.
+    failed: Option<Error>,
 }
 
 /// All of a connection but its reader, whose buffer a control frame's payload may lie in.
@@ -127,7 +129,7 @@ impl Connection {
             output: Vec::new(),
             config,
         };
-        Self { reader, core }
+        Self { reader, core, failed: None }
     }
 
     /// Streams that are not over.
@@ -152,6 +154,13 @@ impl Connection {
     /// the input only, so commands may be given while it is looked at. An error is final: the connection must be
     /// closed, with a GOAWAY first if [`Error::says_goaway`].
     pub fn recv<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.next_event(input).inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    fn next_event<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         loop {
             let event = match self.reader.next(input)? {
                 None => return Ok(None),
