@@ -97,7 +97,8 @@ impl Inflater {
 
     /// The next block of the stream, unpacked. It never holds more than `max_plain` bytes and one.
     pub(crate) fn inflate(&mut self, mut packed: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut plain = Vec::with_capacity(FIRST_OUTPUT.min(self.max_plain + 1));
+        let most = self.max_plain.saturating_add(1);
+        let mut plain = Vec::with_capacity(FIRST_OUTPUT.min(most));
         loop {
             let taken = self.step(packed, &mut plain)?;
             packed = packed.get(taken..).unwrap_or_default();
@@ -108,7 +109,7 @@ impl Inflater {
                 return Ok(plain);
             }
             if plain.len() == plain.capacity() {
-                let room = (self.max_plain + 1).saturating_sub(plain.len()).min(plain.len().max(1));
+                let room = most.saturating_sub(plain.len()).min(plain.len().max(1));
                 plain.reserve_exact(room);
             } else if taken == 0 {
                 return Err(Error::HeaderBlock("it does not end where its frame ends"));
