@@ -2,10 +2,10 @@
 
 use crate::error::{Error, StreamClosed};
 use crate::frame::{
-    self, FLAG_FIN, FLAG_UNIDIRECTIONAL, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED, Status,
-    control_header, kind, word,
+    self, FLAG_FIN, FLAG_UNIDIRECTIONAL, HEADER_LEN, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED,
+    Status, control_header, kind, word,
 };
-use crate::header_block::{Headers, Inflater, Packer};
+use crate::header_block::{Headers, Inflater, MAX_SENT_BLOCK, Packer, plain_len};
 use crate::reader::{Piece, Reader};
 use crate::stream::Stream;
 use crate::streams::Streams;
@@ -178,11 +178,12 @@ impl Connection {
 
 /// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
 impl Connection {
-    /// Opens a stream and gives its id; `None` on a server, which opens none, and when ids have run out.
+    /// Opens a stream and gives its id; `None` on a server, which opens none, when ids have run out, and for more
+    /// headers than a peer takes ([`MAX_SENT_BLOCK`]).
     pub fn open(&mut self, headers: &[(&str, &str)], fin: bool) -> Option<u32> {
         let core = &mut self.core;
         let id = core.next_own;
-        if id > MAX_STREAM_ID || core.role == Role::Server {
+        if id > MAX_STREAM_ID || core.role == Role::Server || plain_len(headers) > MAX_SENT_BLOCK {
             return None;
         }
         core.next_own += 2;
@@ -357,11 +358,12 @@ impl Core {
     }
 
     fn push_block(&mut self, kind: u16, flags: u8, fixed: &[u8], headers: &[(&str, &str)]) {
-        let mut block = Vec::new();
-        self.packer.pack(headers, &mut block);
-        self.output.extend_from_slice(&control_header(kind, flags, fixed.len() + block.len()));
+        let start = self.output.len();
+        self.output.extend_from_slice(&control_header(kind, flags, 0));
         self.output.extend_from_slice(fixed);
-        self.output.extend_from_slice(&block);
+        self.packer.pack(headers, &mut self.output);
+        let len = self.output.len() - start - HEADER_LEN;
+        self.output[start..start + HEADER_LEN].copy_from_slice(&control_header(kind, flags, len));
     }
 
     fn forget_if_over(&mut self, id: u32) {

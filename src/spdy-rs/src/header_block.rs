@@ -23,6 +23,10 @@ const SYNC_FLUSH: [u8; 5] = [0x00, 0x00, 0x00, 0xff, 0xff];
 /// Longest stored block of deflate.
 const MAX_STORED: usize = 0xffff;
 
+/// Most plain bytes of headers that are sent in one frame. Peers take no more than 1 MiB (Go's limit is for each
+/// name and value), and with what stored blocks put around them they always fit a frame.
+pub const MAX_SENT_BLOCK: usize = 1 << 20;
+
 /// Where growing the output starts; headers of port-forward are some 60 bytes.
 const FIRST_OUTPUT: usize = 512;
 
@@ -144,9 +148,10 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// Appends a packed block of these headers. Names are sent in lower case, as SPDY demands.
+    /// Appends a packed block of these headers, at most [`MAX_SENT_BLOCK`] of them. Names are sent in lower case, as SPDY demands.
     pub(crate) fn pack(&mut self, headers: &[(&str, &str)], out: &mut Vec<u8>) {
-        let mut plain = (headers.len() as u32).to_be_bytes().to_vec();
+        let mut plain = Vec::with_capacity(plain_len(headers));
+        plain.extend_from_slice(&(headers.len() as u32).to_be_bytes());
         for (name, value) in headers {
             push_string(&mut plain, name.to_ascii_lowercase().as_bytes());
             push_string(&mut plain, value.as_bytes());
@@ -163,6 +168,11 @@ impl Packer {
         }
         out.extend_from_slice(&SYNC_FLUSH);
     }
+}
+
+/// Bytes of the plain block of these headers.
+pub(crate) fn plain_len(headers: &[(&str, &str)]) -> usize {
+    4 + headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>()
 }
 
 fn push_string(out: &mut Vec<u8>, text: &[u8]) {
