@@ -284,17 +284,16 @@ impl Core {
     }
 
     fn on_control(&mut self, kind: u16, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
-        let (first, second) = (word(payload, 0), word(payload, 4));
+        let fin = flags & FLAG_FIN != 0;
         match kind {
-            kind::SYN_STREAM => self.on_syn_stream(first & MAX_STREAM_ID, flags, payload),
-            kind::SYN_REPLY => self.on_syn_reply(first & MAX_STREAM_ID, flags, payload),
-            kind::HEADERS => self.headers(&payload[ID..]).map(|_| None),
-            kind::RST_STREAM if first == 0 => Err(Error::StreamZero { frame: "RST_STREAM" }),
-            kind::RST_STREAM => {
-                Ok(self.streams.remove(first).then_some(Event::Reset { id: first, status: second }))
+            kind::SYN_STREAM => self.on_syn_stream(stream_id("SYN_STREAM", payload)?, flags, payload),
+            kind::SYN_REPLY => self.on_syn_reply(stream_id("SYN_REPLY", payload)?, fin, payload),
+            kind::HEADERS => self.on_headers(stream_id("HEADERS", payload)?, fin, payload),
+            kind::RST_STREAM => Ok(self.on_rst_stream(stream_id("RST_STREAM", payload)?, word(payload, 4))),
+            kind::PING => Ok(Some(self.on_ping(word(payload, 0)))),
+            kind::GOAWAY => {
+                Ok(Some(Event::GoAway { last: word(payload, 0) & MAX_STREAM_ID, status: word(payload, 4) }))
             }
-            kind::PING => Ok(Some(self.on_ping(first))),
-            kind::GOAWAY => Ok(Some(Event::GoAway { last: first & MAX_STREAM_ID, status: second })),
             _ => Ok(None),
         }
     }
@@ -302,9 +301,6 @@ impl Core {
     /// The block is unpacked first in any case: the next one depends on it.
     fn on_syn_stream(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         let headers = self.headers(&payload[SYN_STREAM_FIXED..])?;
-        if id == 0 {
-            return Err(Error::StreamZero { frame: "SYN_STREAM" });
-        }
         if let Err(status) = self.admit(id) {
             return Ok(self.refuse(id, status));
         }
@@ -332,9 +328,8 @@ impl Core {
         lived.then_some(Event::Reset { id, status: status as u32 })
     }
 
-    fn on_syn_reply(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+    fn on_syn_reply(&mut self, id: u32, fin: bool, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         self.headers(&payload[ID..])?;
-        let fin = flags & FLAG_FIN != 0;
         let Some(stream) = self.streams.get_mut(id).filter(|s| s.ours && s.unanswered) else {
             return Ok(None);
         };
@@ -342,6 +337,16 @@ impl Core {
         stream.remote_open &= !fin;
         self.forget_if_over(id);
         Ok(Some(Event::Replied { id, fin }))
+    }
+
+    /// Late headers say nothing that matters here, but their FIN counts like that of data.
+    fn on_headers(&mut self, id: u32, fin: bool, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+        self.headers(&payload[ID..])?;
+        Ok(if fin { self.on_data(id, &[], true) } else { None })
+    }
+
+    fn on_rst_stream(&mut self, id: u32, status: u32) -> Option<Event<'static>> {
+        self.streams.remove(id).then_some(Event::Reset { id, status })
     }
 
     /// A ping of the peer's parity is echoed; one of ours is an answer.
@@ -370,5 +375,13 @@ impl Core {
         if self.streams.get(id).is_some_and(Stream::is_over) {
             self.streams.remove(id);
         }
+    }
+}
+
+/// The id that a control frame's payload begins with; its first bit is reserved.
+fn stream_id(frame: &'static str, payload: &[u8]) -> Result<u32, Error> {
+    match word(payload, 0) & MAX_STREAM_ID {
+        0 => Err(Error::StreamZero { frame }),
+        id => Ok(id),
     }
 }
