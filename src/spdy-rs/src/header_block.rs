@@ -239,4 +239,30 @@ mod tests {
             Headers::parse(plain.to_vec(), max).unwrap_err();
         }
     }
+
+    /// See `tests/vectors/README.md`.
+    #[test]
+    fn recorded_blocks_unpack_as_an_independent_decoder_read_them() {
+        let unhex = |text: &str| -> Vec<u8> {
+            let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+            digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+        };
+        let mut blocks = 0;
+        for session in std::fs::read_dir("tests/vectors").unwrap() {
+            let Ok(json) = std::fs::read_to_string(session.unwrap().path().join("vectors.json")) else {
+                continue;
+            };
+            let frames: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+            let (mut from_client, mut from_server) = (Inflater::new(64 << 10), Inflater::new(64 << 10));
+            for frame in frames.iter().filter(|frame| frame["block_plain"].is_string()) {
+                let (inflater, fixed) =
+                    if frame["dir"] == "C>S" { (&mut from_client, 18) } else { (&mut from_server, 12) };
+                let plain = inflater.inflate(&unhex(frame["raw"].as_str().unwrap())[fixed..]).unwrap();
+                assert_eq!(plain, unhex(frame["block_plain"].as_str().unwrap()));
+                Headers::parse(plain, 64).unwrap();
+                blocks += 1;
+            }
+        }
+        assert_eq!(blocks, 49);
+    }
 }

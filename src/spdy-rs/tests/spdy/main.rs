@@ -6,4 +6,5 @@
 mod common;
 mod peer;
 mod recorded;
+mod reference;
 mod rules;
