@@ -3,8 +3,13 @@
 // A helper that fails, fails its test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod allocator;
 mod common;
+mod hostile;
+mod memory;
+mod pair;
 mod peer;
 mod recorded;
 mod reference;
 mod rules;
+mod script;

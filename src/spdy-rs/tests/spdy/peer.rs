@@ -115,9 +115,14 @@ impl Talk {
         packed
     }
 
+    /// What was said and not yet heard, to be heard elsewhere.
+    pub(crate) fn take_said(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.said)
+    }
+
     /// What the connection hears of all that was said, which must be without an error.
     pub(crate) fn heard(&mut self) -> Vec<Heard> {
-        let said = std::mem::take(&mut self.said);
+        let said = self.take_said();
         let (heard, error) = hear(&mut self.us, &said);
         assert_eq!(error, None);
         heard
@@ -125,7 +130,7 @@ impl Talk {
 
     /// The error that the connection finds in what was said.
     pub(crate) fn error(&mut self) -> Error {
-        let said = std::mem::take(&mut self.said);
+        let said = self.take_said();
         hear(&mut self.us, &said).1.expect("an error")
     }
 
