@@ -1,15 +1,14 @@
 //! A SPDY connection: bytes in; events and bytes out.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, StreamClosed};
 use crate::frame::{
-    self, FLAG_FIN, FLAG_UNIDIRECTIONAL, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED, Status,
-    control_header, kind, word,
+    self, FLAG_FIN, FLAG_UNIDIRECTIONAL, HEADER_LEN, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED,
+    Status, control_header, kind, word,
 };
-use crate::header_block::{Headers, Inflater, Packer};
+use crate::header_block::{Headers, Inflater, MAX_SENT_BLOCK, Packer, plain_len};
 use crate::reader::{Piece, Reader};
 use crate::stream::Stream;
+use crate::streams::Streams;
 
 /// Which end of the connection this is: decides the parity of stream and ping ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,19 +93,20 @@ pub enum Event<'a> {
 pub struct Connection {
     reader: Reader,
     core: Core,
+    /// What the peer did wrong: the end of all input.
+    failed: Option<Error>,
 }
 
 /// All of a connection but its reader, whose buffer a control frame's payload may lie in.
 ///
-/// Invariants: `streams` holds exactly the streams that are not over, `peer_streams` counts those that the peer
-/// opened; ids of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
+/// Invariants: `streams` holds exactly the streams that are not over, all of them opened by the client's side; ids
+/// of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
 struct Core {
     role: Role,
     config: Config,
     inflater: Inflater,
     packer: Packer,
-    streams: HashMap<u32, Stream>,
-    peer_streams: usize,
+    streams: Streams,
     last_peer: u32,
     next_own: u32,
     next_ping: u32,
@@ -117,24 +117,22 @@ struct Core {
 impl Connection {
     /// A fresh connection, before its first byte.
     pub fn new(role: Role, config: Config) -> Self {
-        let first = if role == Role::Client { 1 } else { 2 };
         let reader = Reader::new(config.max_packed_block);
         let core = Core {
             role,
             inflater: Inflater::new(config.max_plain_block),
             packer: Packer::default(),
-            streams: HashMap::new(),
-            peer_streams: 0,
+            streams: Streams::default(),
             last_peer: 0,
-            next_own: first,
-            next_ping: first,
+            next_own: 1,
+            next_ping: if role == Role::Client { 1 } else { 2 },
             output: Vec::new(),
             config,
         };
-        Self { reader, core }
+        Self { reader, core, failed: None }
     }
 
-    /// Streams that are not over, of both sides.
+    /// Streams that are not over.
     pub fn streams(&self) -> usize {
         self.core.streams.len()
     }
@@ -146,7 +144,7 @@ impl Connection {
 
     /// Whether data may be sent on this stream.
     pub fn may_send(&self, id: u32) -> bool {
-        self.core.streams.get(&id).is_some_and(Stream::may_send)
+        self.core.streams.get(id).is_some_and(Stream::may_send)
     }
 }
 
@@ -156,6 +154,13 @@ impl Connection {
     /// the input only, so commands may be given while it is looked at. An error is final: the connection must be
     /// closed, with a GOAWAY first if [`Error::says_goaway`].
     pub fn recv<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.next_event(input).inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    fn next_event<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         loop {
             let event = match self.reader.next(input)? {
                 None => return Ok(None),
@@ -173,15 +178,16 @@ impl Connection {
 
 /// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
 impl Connection {
-    /// Opens a stream and gives its id; `None` when ids have run out.
+    /// Opens a stream and gives its id; `None` on a server, which opens none, when ids have run out, and for more
+    /// headers than a peer takes ([`MAX_SENT_BLOCK`]).
     pub fn open(&mut self, headers: &[(&str, &str)], fin: bool) -> Option<u32> {
         let core = &mut self.core;
         let id = core.next_own;
-        if id > MAX_STREAM_ID {
+        if id > MAX_STREAM_ID || core.role == Role::Server || plain_len(headers) > MAX_SENT_BLOCK {
             return None;
         }
         core.next_own += 2;
-        core.streams.insert(id, Stream::opened_by_us(fin));
+        core.streams.push(id, Stream::opened_by_us(fin));
         let mut fixed = [0; SYN_STREAM_FIXED];
         fixed[..ID].copy_from_slice(&id.to_be_bytes());
         core.push_block(kind::SYN_STREAM, if fin { FLAG_FIN } else { 0 }, &fixed, headers);
@@ -191,7 +197,7 @@ impl Connection {
     /// Answers a stream of the peer's, without headers: data may be sent from now on.
     pub fn reply(&mut self, id: u32) -> Result<(), StreamClosed> {
         let core = &mut self.core;
-        match core.streams.get_mut(&id) {
+        match core.streams.get_mut(id) {
             Some(stream) if stream.unanswered && !stream.ours => stream.unanswered = false,
             _ => return Err(StreamClosed(id)),
         }
@@ -204,12 +210,14 @@ impl Connection {
     /// sends them, and the payload, after all that is in the output now and before all that comes into it later.
     pub fn data_header(&mut self, id: u32, len: usize, fin: bool) -> Result<[u8; 8], StreamClosed> {
         let core = &mut self.core;
-        let stream = core.streams.get_mut(&id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
+        let stream = core.streams.get_mut(id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
         if len > MAX_FRAME_LEN {
             return Err(StreamClosed(id));
         }
-        stream.local_open = !fin;
-        core.forget_if_over(id);
+        if fin {
+            stream.local_open = false;
+            core.forget_if_over(id);
+        }
         Ok(frame::data_header(id, len, fin))
     }
 
@@ -234,7 +242,7 @@ impl Connection {
 
     /// Resets a stream, if it is not over yet. It is gone then.
     pub fn reset(&mut self, id: u32, status: Status) {
-        if self.core.forget(id) {
+        if self.core.streams.remove(id) {
             frame::push_words(&mut self.core.output, kind::RST_STREAM, &[id, status as u32]);
         }
     }
@@ -273,7 +281,7 @@ const KEPT_OUTPUT: usize = 512;
 
 impl Core {
     fn on_data<'a>(&mut self, id: u32, payload: &'a [u8], fin: bool) -> Option<Event<'a>> {
-        let stream = self.streams.get_mut(&id).filter(|s| s.remote_open)?;
+        let stream = self.streams.get_mut(id).filter(|s| s.remote_open)?;
         if fin {
             stream.remote_open = false;
             self.forget_if_over(id);
@@ -282,15 +290,16 @@ impl Core {
     }
 
     fn on_control(&mut self, kind: u16, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
-        let (first, second) = (word(payload, 0), word(payload, 4));
+        let fin = flags & FLAG_FIN != 0;
         match kind {
-            kind::SYN_STREAM => self.on_syn_stream(first & MAX_STREAM_ID, flags, payload),
-            kind::SYN_REPLY => self.on_syn_reply(first & MAX_STREAM_ID, flags, payload),
-            kind::HEADERS => self.headers(&payload[ID..]).map(|_| None),
-            kind::RST_STREAM if first == 0 => Err(Error::StreamZero { frame: "RST_STREAM" }),
-            kind::RST_STREAM => Ok(self.forget(first).then_some(Event::Reset { id: first, status: second })),
-            kind::PING => Ok(Some(self.on_ping(first))),
-            kind::GOAWAY => Ok(Some(Event::GoAway { last: first & MAX_STREAM_ID, status: second })),
+            kind::SYN_STREAM => self.on_syn_stream(stream_id("SYN_STREAM", payload)?, flags, payload),
+            kind::SYN_REPLY => self.on_syn_reply(stream_id("SYN_REPLY", payload)?, fin, payload),
+            kind::HEADERS => self.on_headers(stream_id("HEADERS", payload)?, fin, payload),
+            kind::RST_STREAM => Ok(self.on_rst_stream(stream_id("RST_STREAM", payload)?, word(payload, 4))),
+            kind::PING => Ok(Some(self.on_ping(word(payload, 0)))),
+            kind::GOAWAY => {
+                Ok(Some(Event::GoAway { last: word(payload, 0) & MAX_STREAM_ID, status: word(payload, 4) }))
+            }
             _ => Ok(None),
         }
     }
@@ -298,36 +307,52 @@ impl Core {
     /// The block is unpacked first in any case: the next one depends on it.
     fn on_syn_stream(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         let headers = self.headers(&payload[SYN_STREAM_FIXED..])?;
-        if id == 0 {
-            return Err(Error::StreamZero { frame: "SYN_STREAM" });
-        }
-        if id <= self.last_peer {
-            // The answer closes a living stream of this id at the peer, so it must be closed here too.
-            let lived = self.forget(id);
-            self.refuse(id, Status::ProtocolError);
-            return Ok(lived.then_some(Event::Reset { id, status: Status::ProtocolError as u32 }));
-        }
-        self.last_peer = id;
-        if self.peer_streams >= self.config.max_streams || self.role == Role::Client {
-            self.refuse(id, Status::RefusedStream);
-            return Ok(None);
+        if let Err(status) = self.admit(id) {
+            return Ok(self.refuse(id, status));
         }
         let fin = flags & FLAG_FIN != 0;
-        self.streams.insert(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
-        self.peer_streams += 1;
+        self.streams.push(id, Stream::opened_by_peer(fin, flags & FLAG_UNIDIRECTIONAL != 0));
         Ok(Some(Event::Opened { id, headers, fin }))
     }
 
-    fn on_syn_reply(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+    /// Whether the peer may open this stream; its ids only grow.
+    fn admit(&mut self, id: u32) -> Result<(), Status> {
+        if self.role == Role::Client {
+            return Err(Status::RefusedStream);
+        }
+        if id <= self.last_peer {
+            return Err(Status::ProtocolError);
+        }
+        self.last_peer = id;
+        if self.streams.len() < self.config.max_streams { Ok(()) } else { Err(Status::RefusedStream) }
+    }
+
+    /// Refuses a SYN_STREAM. That closes a living stream of the same id at the peer, so it is closed here too.
+    fn refuse(&mut self, id: u32, status: Status) -> Option<Event<'static>> {
+        let lived = self.streams.remove(id);
+        frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
+        lived.then_some(Event::Reset { id, status: status as u32 })
+    }
+
+    fn on_syn_reply(&mut self, id: u32, fin: bool, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         self.headers(&payload[ID..])?;
-        let fin = flags & FLAG_FIN != 0;
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.ours && s.unanswered) else {
+        let Some(stream) = self.streams.get_mut(id).filter(|s| s.ours && s.unanswered) else {
             return Ok(None);
         };
         stream.unanswered = false;
         stream.remote_open &= !fin;
         self.forget_if_over(id);
         Ok(Some(Event::Replied { id, fin }))
+    }
+
+    /// Late headers say nothing that matters here, but their FIN counts like that of data.
+    fn on_headers(&mut self, id: u32, fin: bool, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
+        self.headers(&payload[ID..])?;
+        Ok(if fin { self.on_data(id, &[], true) } else { None })
+    }
+
+    fn on_rst_stream(&mut self, id: u32, status: u32) -> Option<Event<'static>> {
+        self.streams.remove(id).then_some(Event::Reset { id, status })
     }
 
     /// A ping of the peer's parity is echoed; one of ours is an answer.
@@ -343,27 +368,26 @@ impl Core {
         Headers::parse(self.inflater.inflate(block)?, self.config.max_headers)
     }
 
-    fn refuse(&mut self, id: u32, status: Status) {
-        frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
-    }
-
     fn push_block(&mut self, kind: u16, flags: u8, fixed: &[u8], headers: &[(&str, &str)]) {
-        let mut block = Vec::new();
-        self.packer.pack(headers, &mut block);
-        self.output.extend_from_slice(&control_header(kind, flags, fixed.len() + block.len()));
+        let start = self.output.len();
+        self.output.extend_from_slice(&control_header(kind, flags, 0));
         self.output.extend_from_slice(fixed);
-        self.output.extend_from_slice(&block);
+        self.packer.pack(headers, &mut self.output);
+        let len = self.output.len() - start - HEADER_LEN;
+        self.output[start..start + HEADER_LEN].copy_from_slice(&control_header(kind, flags, len));
     }
 
     fn forget_if_over(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
-            self.forget(id);
+        if self.streams.get(id).is_some_and(Stream::is_over) {
+            self.streams.remove(id);
         }
     }
+}
 
-    fn forget(&mut self, id: u32) -> bool {
-        let Some(stream) = self.streams.remove(&id) else { return false };
-        self.peer_streams -= usize::from(!stream.ours);
-        true
+/// The id that a control frame's payload begins with; its first bit is reserved.
+fn stream_id(frame: &'static str, payload: &[u8]) -> Result<u32, Error> {
+    match word(payload, 0) & MAX_STREAM_ID {
+        0 => Err(Error::StreamZero { frame }),
+        id => Ok(id),
     }
 }

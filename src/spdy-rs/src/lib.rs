@@ -31,8 +31,9 @@ mod frame;
 mod header_block;
 mod reader;
 mod stream;
+mod streams;
 
 pub use connection::{Config, Connection, Event, Role};
 pub use error::{Error, StreamClosed};
 pub use frame::{MAX_FRAME_LEN, Status};
-pub use header_block::Headers;
+pub use header_block::{Headers, MAX_SENT_BLOCK};

@@ -21,6 +21,9 @@ pub(crate) enum Piece<'r, 'a> {
     Data { id: u32, payload: &'a [u8], fin: bool },
 }
 
+/// Room for a frame in part that is kept: the frames of a session in order take some 70 bytes.
+const KEPT_PARTIAL: usize = 128;
+
 #[derive(Debug)]
 enum State {
     Header,
@@ -52,6 +55,7 @@ impl Reader {
     ) -> Result<Option<Piece<'r, 'a>>, Error> {
         if std::mem::take(&mut self.spent) {
             self.partial.clear();
+            self.partial.shrink_to(KEPT_PARTIAL);
         }
         loop {
             match self.state {

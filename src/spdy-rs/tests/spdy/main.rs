@@ -1,0 +1,15 @@
+//! The crate as its users see it: bytes in, events and bytes out.
+
+// A helper that fails, fails its test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod allocator;
+mod common;
+mod hostile;
+mod memory;
+mod pair;
+mod peer;
+mod recorded;
+mod reference;
+mod rules;
+mod script;
