@@ -14,6 +14,7 @@ use std::io;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use slab::Slab;
 use spdy::{Event, Status};
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use super::batch::Batch;
 use super::forward::{Forward, Phase, StallMark};
+use super::pipe::{Pipe, WORTH};
 use super::ready::Ready;
 use super::scratch::{SCRATCH, Scratch};
 use super::wire::{ClientSocket, Wire};
@@ -35,6 +37,9 @@ const FRAME: usize = 64 << 10;
 /// Frames of the largest chunk.
 const FRAMES: usize = SCRATCH / FRAME;
 
+/// Bytes of a frame's header.
+const HEADER: usize = 8;
+
 /// Least that is read from a connection at once, when the client takes little.
 const MIN_CHUNK: usize = 16 << 10;
 
@@ -43,6 +48,11 @@ const MAX_CONTROL: usize = 64 << 10;
 
 /// A stream that moves less than this in `stream_stall_timeout`, while it holds up its session, is stuck.
 const STALL_PROGRESS: u64 = 64 << 10;
+
+/// How long a connection that did not take all of a read may keep its session from reading on. A pod that is
+/// only a little slower than its client then catches up, and nothing is copied into a backlog; one that is stuck
+/// delays the others by this much for every read that it fills.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Sums of a session, for its last log line.
 #[derive(Debug, Default, Clone, Copy)]
@@ -70,6 +80,10 @@ pub(super) struct Core<W, C> {
     last_data: Instant,
     last_frame: Instant,
     pinged: bool,
+    /// Until when the socket is not read because the last read was not taken, unless it is taken before.
+    patience: Option<Instant>,
+    /// The last payload went through a pipe, so the next header is read alone.
+    piping: bool,
     /// The budget was spent at some time since the last tick.
     was_spent: bool,
     pub(super) totals: Totals,
@@ -95,6 +109,8 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             last_data: now,
             last_frame: now,
             pinged: false,
+            patience: None,
+            piping: false,
             was_spent: false,
             totals: Totals::default(),
         }
@@ -146,7 +162,7 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         self.spdy.reset(forward.data, Status::Cancel);
         // The error stream needs its FIN first: old clients close a connection only after that.
         self.spdy.end(forward.error);
-        self.held -= forward.backlog.charge();
+        self.held -= forward.charge();
         self.lingering -= usize::from(forward.lingers.is_some());
         self.totals.sent += forward.sent;
         self.totals.received += forward.received;
@@ -174,12 +190,20 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
 
     /// Reads the socket once and handles what came. Whether anything did.
     pub(super) fn recv<S: Side<C>>(&mut self, side: &mut S, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        self.patience.take_if(|until| *until <= self.now);
+        if self.patience.is_some() {
+            return Ok(false);
+        }
         if self.is_paused() {
             self.was_spent |= self.is_spent();
             return Ok(false);
         }
+        if let Some(moved) = self.recv_pipe(cx)? {
+            return Ok(moved);
+        }
         let mut buf = Scratch::take();
-        let room = (self.limits.session_budget - self.held).min(buf.len());
+        let most = if std::mem::take(&mut self.piping) { HEADER } else { buf.len() };
+        let room = (self.limits.session_budget - self.held).min(most);
         let n = match self.wire.poll_recv(cx, &mut buf[..room]) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(0)) => return Err(Ended::ClientClosed),
@@ -210,6 +234,45 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         Ok(true)
     }
 
+    /// Moves payload from the client's socket to a connection's, if so much is left of the current frame that it
+    /// pays. `None` where it does not or can't; else whether anything moved.
+    fn recv_pipe(&mut self, cx: &mut Context<'_>) -> Result<Option<bool>, Ended> {
+        let Some((id, left)) = self.spdy.payload_left() else { return Ok(None) };
+        if (left < WORTH && !self.piping) || !self.wire.can_splice() {
+            return Ok(None);
+        }
+        let Some(index) = self.by_data(id) else { return Ok(None) };
+        let Some(forward) = self.forwards.get_mut(index).filter(|f| f.takes_pipe()) else { return Ok(None) };
+        let Some(mut pipe) = Pipe::take() else { return Ok(None) };
+        match self.wire.poll_fill(cx, &mut pipe, left) {
+            Poll::Pending => return Ok(Some(false)),
+            Poll::Ready(Ok(0)) => return Err(Ended::ClientClosed),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(e)) => return Err(Ended::ClientBroke(e)),
+        }
+        (self.last_frame, self.last_data, self.piping) = (self.now, self.now, true);
+        let fin = self.spdy.skip_payload(pipe.len());
+        forward.push_pipe(pipe);
+        self.held += forward.charge();
+        self.after_push(index);
+        if fin {
+            self.on_fin(id);
+        }
+        Ok(Some(true))
+    }
+
+    /// Something was handed to a forward.
+    fn after_push(&mut self, index: usize) {
+        let Some(forward) = self.forwards.get_mut(index) else { return };
+        if forward.lingers.is_some() {
+            forward.lingers = Some(self.now);
+        }
+        if forward.is_open() && !forward.is_clear() {
+            self.patience = Some(self.now + PATIENCE);
+        }
+        self.settle(index);
+    }
+
     fn deliver<S: Side<C>>(&mut self, side: &mut S, batch: &mut Batch<'_>) {
         let id = batch.id();
         let slices = batch.take();
@@ -223,13 +286,10 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             return;
         }
         self.last_data = self.now;
-        let before = forward.backlog.charge();
+        let before = forward.charge();
         forward.push(slices);
-        self.held = self.held + forward.backlog.charge() - before;
-        if forward.lingers.is_some() {
-            forward.lingers = Some(self.now);
-        }
-        self.settle(index);
+        self.held = self.held + forward.charge() - before;
+        self.after_push(index);
     }
 
     fn on_fin(&mut self, id: u32) {
@@ -339,9 +399,12 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
 
     fn drive_up(&mut self, index: usize) {
         let Some(forward) = self.forwards.get_mut(index) else { return };
-        let before = forward.backlog.charge();
+        let before = forward.charge();
         forward.drive_up();
-        self.held = self.held + forward.backlog.charge() - before;
+        self.held = self.held + forward.charge() - before;
+        if self.held == 0 {
+            self.patience = None;
+        }
     }
 
     fn pull_down<S: Side<C>>(
@@ -360,6 +423,13 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             }
             return Ok(());
         }
+        if forward.bulk
+            && forward.socket().is_some()
+            && self.wire.can_splice()
+            && let Some(pipe) = Pipe::take()
+        {
+            return self.pull_pipe(side, cx, index, pipe);
+        }
         let mut buf = Scratch::take();
         match forward.poll_read(&mut buf[..self.chunk]) {
             Poll::Pending => {}
@@ -367,7 +437,39 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             Poll::Ready(Ok(n)) => {
                 forward.slot.queue(); // others first, then there may be more
                 let id = forward.data;
+                forward.bulk = n >= WORTH;
                 self.send_down(cx, id, &buf[..n]).map_err(Ended::ClientBroke)?;
+            }
+            Poll::Ready(Err(e)) => side.on_conn_failed(self, index, e),
+        }
+        Ok(())
+    }
+
+    /// Moves payload from a connection's socket to the client's, as one frame.
+    fn pull_pipe<S: Side<C>>(
+        &mut self,
+        side: &mut S,
+        cx: &mut Context<'_>,
+        index: usize,
+        mut pipe: Pipe,
+    ) -> Result<(), Ended> {
+        let Some(forward) = self.forwards.get_mut(index) else { return Ok(()) };
+        match forward.poll_fill(&mut pipe) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(0)) => self.on_pod_end::<S>(index),
+            Poll::Ready(Ok(n)) => {
+                forward.slot.queue();
+                forward.bulk = n >= WORTH;
+                self.last_data = self.now;
+                let Ok(header) = self.spdy.data_header(forward.data, n, false) else { return Ok(()) };
+                let sent = if self.spdy.output().is_empty() {
+                    self.wire.send_pipe(cx, &header, pipe, self.now)
+                } else {
+                    let head = [self.spdy.output(), &header].concat();
+                    self.spdy.clear_output();
+                    self.wire.send_pipe(cx, &head, pipe, self.now)
+                };
+                sent.map_err(Ended::ClientBroke)?;
             }
             Poll::Ready(Err(e)) => side.on_conn_failed(self, index, e),
         }
@@ -446,6 +548,11 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         self.lingering > 0 || self.wire.is_blocked() || self.was_spent || self.is_paused()
     }
 
+    /// Until when the socket is left alone, if it is.
+    pub(super) fn patience_until(&self) -> Option<Instant> {
+        self.patience
+    }
+
     /// When the session may be over if nothing happens.
     pub(super) fn quiet_until(&self) -> Instant {
         let idle = self.last_data + self.limits.idle_timeout;
@@ -487,12 +594,12 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
     /// While the budget is spent, every stream that holds at least an equal share of it must move or go.
     fn end_stalled<S: Side<C>>(&mut self, side: &mut S) {
         let spent = std::mem::take(&mut self.was_spent) || self.is_spent();
-        let holders = self.forwards().filter(|f| !f.backlog.is_empty()).count().max(1);
+        let holders = self.forwards().filter(|f| !f.is_clear()).count().max(1);
         let share = self.held / holders;
         let (now, limit) = (self.now, self.limits.stream_stall_timeout);
         let mut stuck = Vec::new();
         for (index, forward) in &mut self.forwards {
-            if !spent || forward.backlog.is_empty() || forward.backlog.charge() < share {
+            if !spent || forward.is_clear() || forward.charge() < share {
                 forward.stall = None;
                 continue;
             }

@@ -18,9 +18,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
+use super::pipe::{Pipe, ROOM};
 use super::ready::{Ready, Slot};
 use crate::dial::{Connection, DialError};
 
@@ -63,9 +65,13 @@ pub(super) struct Forward<C> {
     pub(super) error: u32,
     pub(super) data: u32,
     pub(super) phase: Phase<C>,
-    /// Bytes from the stream that the connection has not taken.
-    pub(super) backlog: Backlog,
+    /// Bytes from the stream that the connection has not taken; those in the pipe came first. A pipe that is kept
+    /// is not empty.
+    backlog: Backlog,
+    pipe: Option<Pipe>,
     up: Up,
+    /// The last read gave so much that the next is worth a pipe.
+    pub(super) bulk: bool,
     /// The connection has ended and the stream has our FIN.
     pub(super) down_over: bool,
     /// Set while the pod has ended and the client has not: when it last sent something.
@@ -96,6 +102,8 @@ impl<C: Connection> Forward<C> {
             data,
             phase,
             backlog: Backlog::default(),
+            pipe: None,
+            bulk: false,
             up: Up::Open,
             down_over: false,
             lingers: None,
@@ -110,6 +118,29 @@ impl<C: Connection> Forward<C> {
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_))
+    }
+
+    /// Bytes of memory that wait for the connection.
+    pub(super) fn charge(&self) -> usize {
+        self.backlog.charge() + self.pipe.as_ref().map_or(0, Pipe::len)
+    }
+
+    /// Nothing waits for the connection.
+    pub(super) fn is_clear(&self) -> bool {
+        self.backlog.is_empty() && self.pipe.is_none()
+    }
+
+    /// The connection's socket, if payload can be moved to and from it without reading it.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
+        match &self.phase {
+            Phase::Open(conn) => conn.socket(),
+            _ => None,
+        }
+    }
+
+    /// Payload from the stream can go to the connection through a pipe now.
+    pub(super) fn takes_pipe(&self) -> bool {
+        self.up == Up::Open && self.is_clear() && self.socket().is_some()
     }
 
     /// Nothing more can happen.
@@ -127,7 +158,7 @@ impl<C: Connection> Forward<C> {
         if self.up != Up::Open {
             return; // after a failed write there is nobody to take them
         }
-        if self.backlog.is_empty()
+        if self.is_clear()
             && let Phase::Open(conn) = &mut self.phase
         {
             let mut cx = Context::from_waker(&self.waker);
@@ -147,6 +178,28 @@ impl<C: Connection> Forward<C> {
         }
     }
 
+    /// Hands what is in a pipe to the connection and keeps what it does not take. Only if
+    /// [`Forward::takes_pipe`].
+    pub(super) fn push_pipe(&mut self, pipe: Pipe) {
+        self.pipe = Some(pipe);
+        let _ = self.drive_pipe();
+    }
+
+    /// Whether the pipe is out of the way.
+    fn drive_pipe(&mut self) -> bool {
+        let (Some(pipe), Phase::Open(conn)) = (&mut self.pipe, &self.phase) else { return true };
+        let Some(socket) = conn.socket() else { return true };
+        let before = pipe.len();
+        let drained = pipe.poll_drain(&mut Context::from_waker(&self.waker), socket);
+        self.sent += (before - pipe.len()) as u64;
+        match drained {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) => self.pipe = None,
+            Poll::Ready(Err(_)) => self.break_up(),
+        }
+        true
+    }
+
     /// The stream's FIN has come.
     pub(super) fn finish(&mut self) {
         if self.up == Up::Open {
@@ -156,6 +209,9 @@ impl<C: Connection> Forward<C> {
 
     /// Moves what waits for the connection, and then the end, if there is one.
     pub(super) fn drive_up(&mut self) {
+        if !self.drive_pipe() {
+            return;
+        }
         let Phase::Open(conn) = &mut self.phase else { return };
         let mut cx = Context::from_waker(&self.waker);
         while !self.backlog.is_empty() {
@@ -190,6 +246,7 @@ impl<C: Connection> Forward<C> {
     fn break_up(&mut self) {
         self.up = Up::Broken;
         self.backlog.clear();
+        self.pipe = None;
     }
 
     /// Reads from the connection. `Ok(0)` is the pod's end.
@@ -199,6 +256,14 @@ impl<C: Connection> Forward<C> {
         ready!(Pin::new(conn).poll_read(&mut Context::from_waker(&self.waker), &mut buf))?;
         self.received += buf.filled().len() as u64;
         Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::socket`].
+    pub(super) fn poll_fill(&mut self, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.socket() else { return Poll::Pending };
+        let n = ready!(pipe.poll_fill(&mut Context::from_waker(&self.waker), socket, ROOM))?;
+        self.received += n as u64;
+        Poll::Ready(Ok(n))
     }
 
     /// Polls the dial, if there is one.

@@ -14,6 +14,7 @@ pub(crate) mod client;
 mod core;
 mod forward;
 mod pairing;
+mod pipe;
 mod ready;
 mod scratch;
 pub(crate) mod server;
@@ -205,6 +206,7 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let ticks = self.core.wants_ticks() || self.side.wants_ticks();
         let next = if ticks { self.core.now + self.tick } else { self.core.quiet_until() };
+        let next = self.core.patience_until().map_or(next, |until| until.min(next));
         if self.timer.deadline() > next {
             self.timer.as_mut().reset(next);
         }

@@ -163,7 +163,7 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
         let Some(forward) = core.forward(index) else { return };
         self.setup.stats.stream_stuck();
         warn!(
-            sandbox = %self.setup.sandbox, port = forward.port, held = forward.backlog.charge(),
+            sandbox = %self.setup.sandbox, port = forward.port, held = forward.charge(),
             limit = ?core.limits.stream_stall_timeout,
             "reset a connection whose pod does not read: it held up its session"
         );

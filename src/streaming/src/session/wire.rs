@@ -5,9 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::pipe::Pipe;
 
 /// What a session needs of its client's socket.
 pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -16,32 +19,44 @@ pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn poll_goodbye(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
+
+    /// The TCP socket, if it carries SPDY's bytes as they are.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
-impl ClientSocket for TcpStream {}
+impl ClientSocket for TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
 
-/// Order of bytes on the wire: what is left over, then the SPDY connection's output, then new data.
+/// Order of bytes on the wire: what is left over, then what is in the pipe, then the SPDY connection's output,
+/// then new data.
 ///
-/// Invariants: `head <= leftover.len()`, and `leftover` is empty whenever `head` is equal to it; new bytes are
-/// sent only when nothing is left over.
+/// Invariants: `head <= leftover.len()`, and `leftover` is empty whenever `head` is equal to it; a pipe that is
+/// kept is not empty; new bytes are sent only when nothing is left over and no pipe is kept.
 pub(super) struct Wire<W> {
     socket: W,
     /// What came with the head of the upgrade request.
     early: Bytes,
     leftover: Vec<u8>,
     head: usize,
+    /// The rest of a frame's payload.
+    pipe: Option<Pipe>,
     /// When the socket last took a byte, or was last found empty-handed.
     moved: Instant,
 }
 
 impl<W: ClientSocket> Wire<W> {
     pub(super) fn new(socket: W, early: Bytes) -> Self {
-        Self { socket, early, leftover: Vec::new(), head: 0, moved: Instant::now() }
+        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, moved: Instant::now() }
     }
 
     /// The client has not taken what was sent to it.
     pub(super) fn is_blocked(&self) -> bool {
-        !self.leftover.is_empty()
+        !self.leftover.is_empty() || self.pipe.is_some()
     }
 
     /// When the blocked client last took something.
@@ -86,9 +101,48 @@ impl<W: ClientSocket> Wire<W> {
         Ok(())
     }
 
+    /// Whether payload can be moved between this socket and another without reading it.
+    pub(super) fn can_splice(&self) -> bool {
+        self.early.is_empty() && self.socket.tcp().is_some()
+    }
+
+    /// Takes payload off the socket into an empty pipe. `Ok(0)` is the client's end.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Some(tcp) = self.socket.tcp() else { return Poll::Pending };
+        pipe.poll_fill(cx, tcp, most)
+    }
+
+    /// Sends `head`, and then what is in the pipe, with the head in the same segment. Keeps what the socket
+    /// does not take. Must not be called while the wire is blocked, nor without [`Wire::can_splice`].
+    pub(super) fn send_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &[u8],
+        pipe: Pipe,
+        now: Instant,
+    ) -> io::Result<()> {
+        debug_assert!(!self.is_blocked());
+        self.moved = now;
+        let Some(tcp) = self.socket.tcp() else { return Ok(()) };
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = match tcp.try_io(Interest::WRITABLE, || Ok(rustix::net::send(tcp, head, flags)?)) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            sent => sent?,
+        };
+        self.leftover.extend_from_slice(&head[sent..]);
+        self.pipe = Some(pipe);
+        let _ = self.poll_flush(cx, now)?;
+        Ok(())
+    }
+
     /// Sends what is left over. Ready when the client has taken it all.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        while self.is_blocked() {
+        while !self.leftover.is_empty() {
             let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.leftover[self.head..]))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -99,6 +153,15 @@ impl<W: ClientSocket> Wire<W> {
                 self.leftover = Vec::new();
                 self.head = 0;
             }
+        }
+        if let (Some(pipe), Some(tcp)) = (&mut self.pipe, self.socket.tcp()) {
+            let before = pipe.len();
+            let drained = pipe.poll_drain(cx, tcp);
+            if pipe.len() < before {
+                self.moved = now;
+            }
+            ready!(drained)?;
+            self.pipe = None;
         }
         Pin::new(&mut self.socket).poll_flush(cx)
     }
