@@ -1,0 +1,66 @@
+//! Why a dial failed, in one sentence and one of few kinds.
+
+use std::fmt;
+
+/// Why no channel came to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct DialError {
+    /// Which kind of failure.
+    pub kind: DialErrorKind,
+    /// One sentence: what was tried, where, what came of it, and where it helps, what to do next.
+    pub cause: String,
+}
+
+/// Kinds of failed dials, and whose fault each is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialErrorKind {
+    /// The pod: nothing listens at the address.
+    Refused,
+    /// The pod: no route to the address, or its network is down.
+    Unreachable,
+    /// The pod: no answer within the limit.
+    TimedOut,
+    /// Policy: a rule of the relay forbids it.
+    Denied,
+    /// The guest, this once: its relay was not reached, did not answer, or has too many connections. The
+    /// next dial may work.
+    RelayNotReady,
+    /// The guest, for good: what answers is no relay or one of another version. Every further dial would
+    /// fail until it is replaced.
+    RelayUnusable,
+    /// The caller: the endpoint or the request makes no sense, or asks for what the relay does not serve.
+    BadEndpoint,
+    /// This machine or the guest's: descriptors, memory, or a fault of ours.
+    Internal,
+}
+
+impl DialErrorKind {
+    /// A short stable name, for logs and counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Denied => "denied",
+            Self::RelayNotReady => "relay_not_ready",
+            Self::RelayUnusable => "relay_unusable",
+            Self::BadEndpoint => "bad_endpoint",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for DialErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl DialError {
+    /// A failure of this kind with its sentence.
+    pub fn new(kind: DialErrorKind, cause: impl Into<String>) -> Self {
+        Self { kind, cause: cause.into() }
+    }
+}
