@@ -1,9 +1,13 @@
 //! One forwarded connection between host and guest: endpoints, transports, and the protocol on them.
 //!
 //! The protocol is docs/protocol.md. Without features this crate knows the protocol alone, does no I/O, and is
-//! what the guest's relay builds on. The feature `tokio` adds the host's side.
+//! what the guest's relay builds on. The feature `tokio` adds the host's side: [`dial`] gives a [`Channel`].
 
+pub mod errno;
+pub mod frame;
+pub mod link;
 pub mod open;
+pub mod preamble;
 
 #[cfg(feature = "tokio")]
 mod channel;
@@ -12,6 +16,7 @@ mod dial;
 #[cfg(feature = "tokio")]
 mod endpoint;
 
+pub use link::Link;
 pub use open::{Network, Open, Opened};
 
 #[cfg(feature = "tokio")]
