@@ -1,19 +1,133 @@
 //! From an endpoint and a request to an open channel.
+//!
+//! ```text
+//!   connect ──► (hybrid: CONNECT, OK) ──► preamble + OPEN ──► preamble + OPENED ──► Channel
+//! ```
 
 mod error;
+mod hybrid;
+mod transport;
 
-use crate::{Channel, Endpoint, Open};
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::Interest;
+use tokio::time::{Instant, timeout_at};
+
+use crate::channel::Descriptor;
+use crate::open::{Kind, Open, Opened, Opening, Opens};
+use crate::{Channel, Endpoint};
 
 pub use error::{DialError, DialErrorKind};
 
+/// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
+/// multiplexers give a connection request 2 s themselves.
+const WAY: Duration = Duration::from_secs(3);
+
 /// Reaches the relay at `endpoint` and lets it dial what `open` names.
 ///
-/// Takes at most the request's time limit plus a little for the way to the relay. May be dropped at any time:
-/// what the transport needs to be left in peace is finished in the background (see the hybrid handshake).
+/// Takes at most the request's time limit and three seconds for the way. May be dropped at any time: a hybrid
+/// handshake that has begun is then finished in the background, since a device may die of its being cut off.
+/// Must be called within a tokio runtime.
 ///
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError> {
-    let _ = open;
-    Err(DialError::new(DialErrorKind::Internal, format!("dialling {endpoint} is not built yet")))
+    let deadline = Instant::now() + open.timeout() + WAY;
+    let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
+    let descriptor = match endpoint {
+        Endpoint::Hybrid { port, .. } => {
+            let shake = hybrid::handshake(descriptor, endpoint, *port);
+            within(deadline, endpoint, "the multiplexer's OK", shake).await?
+        }
+        Endpoint::Vsock { .. } | Endpoint::Unix { .. } => descriptor,
+    };
+    let opened = within(deadline, endpoint, "the relay's answer", ask(&descriptor, endpoint, &open)).await?;
+    match opened.kind() {
+        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(Channel::new(descriptor)),
+        kind => Err(failed(endpoint, &open, kind, &opened)),
+    }
+}
+
+async fn within<T>(
+    deadline: Instant,
+    endpoint: &Endpoint,
+    what: &str,
+    step: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    timeout_at(deadline, step).await.unwrap_or_else(|_| {
+        let cause = format!(
+            "{endpoint}: {what} did not come in time; the guest may be paused, still booting, or without a relay"
+        );
+        Err(DialError::new(DialErrorKind::RelayNotReady, cause))
+    })
+}
+
+/// Sends the request and reads the answer, and not a byte more.
+async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Result<Opened, DialError> {
+    let broken = |error: io::Error| {
+        let cause =
+            format!("{endpoint}: the connection broke before the relay's answer ({error}); is it running?");
+        DialError::new(DialErrorKind::RelayNotReady, cause)
+    };
+    write_all(descriptor, &open.opening()).await.map_err(broken)?;
+    let mut opening = Opening::<Opened>::default();
+    let mut buffer = [0; 256];
+    loop {
+        let wanted = opening.wanted().min(buffer.len());
+        let len = read(descriptor, &mut buffer[..wanted], RecvFlags::empty()).await.map_err(broken)?;
+        if len == 0 {
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match opening.handle(&buffer[..len]) {
+            Ok(None) => {}
+            Ok(Some(opened)) => return Ok(opened),
+            Err(error) => {
+                let cause = format!("{endpoint}: what answers there is of no use: {error}");
+                return Err(DialError::new(DialErrorKind::RelayUnusable, cause));
+            }
+        }
+    }
+}
+
+/// The relay's refusal, as ours.
+fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> DialError {
+    let kind = match kind {
+        Kind::Refused => DialErrorKind::Refused,
+        Kind::Unreachable => DialErrorKind::Unreachable,
+        Kind::TimedOut => DialErrorKind::TimedOut,
+        Kind::Denied => DialErrorKind::Denied,
+        Kind::Unsupported | Kind::Invalid => DialErrorKind::BadEndpoint,
+        Kind::Busy => DialErrorKind::RelayNotReady,
+        Kind::Version => DialErrorKind::RelayUnusable,
+        // A kind that this side does not know decodes as Connected.
+        Kind::Internal | Kind::Connected => DialErrorKind::Internal,
+    };
+    let text = if opened.text.is_empty() { "the relay gives no reason" } else { &opened.text };
+    DialError::new(kind, format!("{}: the relay at {endpoint} could not dial it: {text}", open.address))
+}
+
+/// Reads once; 0 is the end.
+async fn read(descriptor: &Descriptor, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+    descriptor
+        .async_io(Interest::READABLE, |fd| {
+            retry(|| rustix::net::recv(fd, &mut *into, flags)).map(|(len, _)| len)
+        })
+        .await
+}
+
+async fn write_all(descriptor: &Descriptor, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let send = |fd: &_| retry(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL));
+        let sent = descriptor.async_io(Interest::WRITABLE, send).await?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
+
+fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    rustix::io::retry_on_intr(call).map_err(|error: Errno| error.into())
 }

@@ -80,12 +80,21 @@ pub fn parse_header(header: [u8; HEADER_LEN]) -> (u8, usize) {
 
 /// A whole RESET frame. A longer text is cut at a character.
 pub fn reset(errno: i32, text: &str) -> Vec<u8> {
-    let text = &text[..text.floor_char_boundary(MAX_RESET_TEXT)];
+    let text = cut(text);
     let mut frame = Vec::with_capacity(HEADER_LEN + ERRNO_LEN + text.len());
     frame.extend_from_slice(&header(Kind::Reset, ERRNO_LEN + text.len()));
     frame.extend_from_slice(&errno.to_be_bytes());
     frame.extend_from_slice(text.as_bytes());
     frame
+}
+
+/// The text, or as many of its first characters as fit into [`MAX_RESET_TEXT`] bytes.
+pub fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_RESET_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

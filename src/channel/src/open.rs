@@ -73,8 +73,7 @@ impl Opened {
 
     /// It was not. A text that would not fit is cut.
     pub fn failed(kind: Kind, errno: i32, text: &str) -> Self {
-        let text = &text[..text.floor_char_boundary(frame::MAX_RESET_TEXT)];
-        Self { kind: kind.into(), errno, text: text.to_owned() }
+        Self { kind: kind.into(), errno, text: frame::cut(text).to_owned() }
     }
 }
 

@@ -1,0 +1,78 @@
+//! Connecting to an endpoint's socket.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{DialError, DialErrorKind};
+use crate::Endpoint;
+use crate::channel::{Descriptor, register};
+
+/// Time between two tries while a Unix socket's backlog is full, which the system does not let one wait for.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
+
+/// Connects; nothing was sent or read yet.
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Descriptor, DialError> {
+    let connected = match endpoint {
+        Endpoint::Hybrid { path, .. } | Endpoint::Unix { path } => connect_unix(path).await,
+        Endpoint::Vsock { cid, port } => connect_vsock(*cid, *port).await,
+    };
+    connected.map_err(|error| {
+        let (kind, hint) = explain(&error);
+        DialError::new(kind, format!("{endpoint}: cannot connect ({error}); {hint}"))
+    })
+}
+
+fn explain(error: &io::Error) -> (DialErrorKind, &'static str) {
+    use io::ErrorKind as Io;
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    match (error.kind(), error.raw_os_error()) {
+        (Io::NotFound, _) => (DialErrorKind::RelayNotReady, "the socket is not there: is the VM running?"),
+        (Io::ConnectionRefused, _) => {
+            (DialErrorKind::RelayNotReady, "nobody listens there: is the VM running?")
+        }
+        (Io::ConnectionReset, _) => (DialErrorKind::RelayNotReady, "is the relay running in the guest?"),
+        (Io::PermissionDenied, _) => (DialErrorKind::Internal, "this program may not use the socket"),
+        (Io::OutOfMemory, _) | (_, Some(EMFILE | ENFILE)) => {
+            (DialErrorKind::Internal, "raise this program's limits")
+        }
+        (Io::Unsupported, _) => {
+            (DialErrorKind::Internal, "this machine has no vsock: load its kernel module")
+        }
+        _ => (DialErrorKind::RelayNotReady, "are VM and relay running?"),
+    }
+}
+
+async fn connect_unix(path: &Path) -> io::Result<Descriptor> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            // Nothing is awaited from here to the first word (see `hybrid`).
+            Ok(()) => return register(socket),
+            Err(Errno::AGAIN) => tokio::time::sleep(BACKLOG_PAUSE).await,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn connect_vsock(cid: u32, port: u32) -> io::Result<Descriptor> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
+    match socket.connect(&SockAddr::vsock(cid, port)) {
+        Ok(()) => return register(OwnedFd::from(socket)),
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    let descriptor = register(OwnedFd::from(socket))?;
+    drop(descriptor.writable().await?);
+    rustix::net::sockopt::socket_error(descriptor.get_ref())??;
+    Ok(descriptor)
+}
