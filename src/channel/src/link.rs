@@ -177,6 +177,11 @@ impl Link {
         self.receiving != Receiving::Open
     }
 
+    /// Whether the peer's end waits for [`handed_on_end`](Self::handed_on_end).
+    pub fn has_end_to_hand_on(&self) -> bool {
+        self.receiving == Receiving::Ended
+    }
+
     /// Whether both directions have ended and both ends are acknowledged.
     pub fn is_finished(&self) -> bool {
         self.sending == Sending::Done && self.receiving == Receiving::Done

@@ -1,1 +1,31 @@
 //! The guest's end of a channel: a small static program that dials ports inside the pod.
+//!
+//! One process, one thread, one epoll loop. A connection from the host is a channel (docs/protocol.md): it is
+//! told what to dial, and its bytes are then moved between the channel and the pod's port.
+//!
+//! Buffers belong to readiness, not to connections: all share one scratch buffer, and a connection owns bytes
+//! only while the side that they are for does not take them. It always reads from the host, since the host
+//! never sends more than it has credit for, and credit, resets and the end must be found behind payload that
+//! the pod does not take. It reads from the pod only with credit.
+//!
+//! ```no_run
+//! let listen = ["vsock://1024".parse()?];
+//! let relay = relay::Relay::bind(&listen, relay::Config::default())?;
+//! let stopper = relay.stopper(); // ends run() from another thread
+//! relay.run()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod address;
+mod connection;
+mod connections;
+mod dialling;
+mod leftover;
+mod listen;
+mod moving;
+mod relay;
+mod side;
+pub mod signal;
+
+pub use listen::{Listen, ListenError};
+pub use relay::{Config, Relay, RelayError, Stopper};

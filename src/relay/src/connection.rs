@@ -1,0 +1,292 @@
+//! A connection from the host, from its first byte to its close.
+//!
+//! ```text
+//!   Opening ── OPEN ──► Dialling ── connected: OPENED ──► Moving ── both ended ──┐
+//!      │                   │                                 │                   ▼
+//!      └── refused ────────┴── failed: OPENED ───────────────┴── RESET ──► Lingering ── host closes ──► gone
+//! ```
+//!
+//! The host's EOF ends every state. A state that waits for the host or the dial has a deadline.
+
+use std::fmt::Arguments;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use channel::frame::MAX_OPENING;
+use channel::open::{Kind, Open, Opened, Opening, OpeningError, Opens};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+
+use crate::address;
+use crate::dialling::{Dialling, Progress};
+use crate::leftover::Leftover;
+use crate::moving::{End, Moving};
+use crate::relay::{Config, Token};
+use crate::side::{self, Side};
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    host: Side,
+    to_host: Leftover,
+    state: State,
+    deadline: Option<Instant>,
+    /// Whether it is in the queue of those that have something to do.
+    pub(crate) is_queued: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening(Opening<Open>),
+    Dialling(Dialling),
+    Moving(Moving),
+    /// Nothing more is said; what comes is dropped. The host closes first, since some multiplexers lose the
+    /// tail of what a guest sent that closes first.
+    Lingering,
+}
+
+/// What a connection needs of its relay.
+pub(crate) struct Turn<'a> {
+    pub(crate) epoll: BorrowedFd<'a>,
+    pub(crate) index: u32,
+    pub(crate) now: Instant,
+    pub(crate) config: &'a Config,
+    pub(crate) scratch: &'a mut [u8],
+}
+
+/// What a connection's turn has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing to do until epoll says so.
+    Wait,
+    /// More to do: another turn, after the others'.
+    More,
+    /// Gone.
+    Close,
+}
+
+impl Connection {
+    /// A connection of which epoll is about to know.
+    pub(crate) fn new(host: OwnedFd, deadline: Instant) -> Self {
+        Self {
+            host: Side::new(host),
+            to_host: Leftover::default(),
+            state: State::Opening(Opening::default()),
+            deadline: Some(deadline),
+            is_queued: false,
+        }
+    }
+
+    pub(crate) fn host(&self) -> &Side {
+        &self.host
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Takes what epoll says of a side.
+    pub(crate) fn note(&mut self, is_pod: bool, flags: EventFlags) {
+        if !is_pod {
+            return self.host.note(flags);
+        }
+        match &mut self.state {
+            State::Dialling(dialling) => {
+                if let Some(pod) = dialling.pod() {
+                    pod.note(flags);
+                }
+            }
+            State::Moving(moving) => moving.pod().note(flags),
+            State::Opening(_) | State::Lingering => {}
+        }
+    }
+
+    /// Does what can be done now.
+    pub(crate) fn proceed(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        if let State::Opening(_) = self.state
+            && let Some(verdict) = self.proceed_opening(turn)
+        {
+            return verdict;
+        }
+        if let State::Dialling(_) = self.state
+            && let Some(verdict) = self.proceed_dialling(turn)
+        {
+            return verdict;
+        }
+        if let State::Moving(moving) = &mut self.state {
+            match moving.proceed(&mut self.host, &mut self.to_host, turn.scratch) {
+                Ok(true) => return Verdict::More,
+                Ok(false) => return Verdict::Wait,
+                Err(end) => {
+                    self.end(&end, turn);
+                    if matches!(end, End::HostGone) {
+                        return Verdict::Close;
+                    }
+                }
+            }
+        }
+        self.proceed_lingering(turn)
+    }
+
+    /// Ends what has taken too long.
+    pub(crate) fn expire(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        match &self.state {
+            State::Opening(_) => {
+                let waited = turn.config.open;
+                turn.log(format_args!("a connection sent no request within {waited:?} and was closed"));
+                Verdict::Close
+            }
+            State::Dialling(dialling) => {
+                let opened = dialling.timed_out();
+                self.refuse(&opened, turn);
+                self.proceed_lingering(turn)
+            }
+            State::Moving(_) | State::Lingering => Verdict::Close,
+        }
+    }
+
+    /// Answers without looking at the request: the relay is full.
+    pub(crate) fn refuse_busy(&mut self, turn: &mut Turn<'_>) {
+        let most = turn.config.connections;
+        let text = format!("the relay has {most} connections, as many as it may; close some and try again");
+        self.refuse(&Opened::failed(Kind::Busy, 0, &text), turn);
+    }
+
+    /// Ends everything because the relay ends: the pod gets a RST, the host a RESET if it can be told.
+    pub(crate) fn shut_down(mut self) {
+        if let State::Moving(moving) = self.state
+            && let Some(reset) = moving.shut_down()
+        {
+            let _ = self.to_host.send(&mut self.host, &reset);
+        }
+    }
+
+    /// None: go on with the next state.
+    fn proceed_opening(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
+        let State::Opening(opening) = &mut self.state else { return None };
+        loop {
+            // More than any request has, so that one read takes it and what must not follow it.
+            let len = match self.host.read(&mut turn.scratch[..2 * MAX_OPENING]) {
+                Ok(None) => return Some(Verdict::Wait),
+                Ok(Some(0)) | Err(_) => return Some(Verdict::Close),
+                Ok(Some(len)) => len,
+            };
+            match opening.handle(&turn.scratch[..len]) {
+                Ok(None) => {}
+                Ok(Some(open)) => {
+                    self.dial(&open, turn);
+                    return None;
+                }
+                Err(error) => {
+                    turn.log(format_args!("a request was refused: {error}"));
+                    let kind = match error {
+                        OpeningError::NotAChannel(_) => return Some(Verdict::Close),
+                        OpeningError::Version(_) => Kind::Version,
+                        _ => Kind::Invalid,
+                    };
+                    self.refuse(&Opened::failed(kind, 0, &error.to_string()), turn);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
+        match address::candidates(open) {
+            Ok(candidates) => {
+                self.state = State::Dialling(Dialling::new(candidates));
+                self.deadline = Some(turn.now + open.timeout().min(turn.config.dial));
+                self.advance_dial(turn);
+            }
+            Err(opened) => {
+                turn.log(format_args!("a dial of {} was refused: {}", open.address, opened.text));
+                self.refuse(&opened, turn);
+            }
+        }
+    }
+
+    /// None: go on with the next state.
+    fn proceed_dialling(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
+        match self.host.read(&mut turn.scratch[..1]) {
+            Ok(None) => {}
+            Ok(Some(0)) | Err(_) => return Some(Verdict::Close),
+            Ok(Some(_)) => {
+                turn.log(format_args!("the host sent something before the answer to its request"));
+                return Some(Verdict::Close);
+            }
+        }
+        self.advance_dial(turn);
+        matches!(self.state, State::Dialling(_)).then_some(Verdict::Wait)
+    }
+
+    fn advance_dial(&mut self, turn: &mut Turn<'_>) {
+        let State::Dialling(dialling) = &mut self.state else { return };
+        match dialling.proceed() {
+            Progress::Waiting => {}
+            Progress::Started => {
+                if let Some(pod) = dialling.pod()
+                    && let Err(error) = turn.watch_pod(pod)
+                {
+                    let opened = dialling.failed(error);
+                    self.refuse(&opened, turn);
+                }
+            }
+            Progress::Connected { pod, is_known } => self.connected(pod, is_known, turn),
+            Progress::Failed(opened) => self.refuse(&opened, turn),
+        }
+    }
+
+    fn connected(&mut self, pod: Side, is_known: bool, turn: &mut Turn<'_>) {
+        if !is_known && let Err(error) = turn.watch_pod(&pod) {
+            let text = format!("the relay cannot watch another connection ({error})");
+            return self.refuse(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
+        }
+        self.state = State::Moving(Moving::new(pod));
+        self.deadline = None;
+        // A failure here is one of reading, too.
+        let _ = self.to_host.send(&mut self.host, &Opened::connected().opening());
+    }
+
+    fn refuse(&mut self, opened: &Opened, turn: &Turn<'_>) {
+        let _ = self.to_host.send(&mut self.host, &opened.opening());
+        self.linger(turn);
+    }
+
+    fn end(&mut self, end: &End, turn: &Turn<'_>) {
+        if let End::Violation(violation) = end {
+            turn.log(format_args!("the host broke the channel's protocol: it sent {violation}"));
+        }
+        if let State::Moving(moving) = std::mem::replace(&mut self.state, State::Lingering)
+            && let Some(reset) = moving.abort(end)
+        {
+            let _ = self.to_host.send(&mut self.host, &reset);
+        }
+        self.linger(turn);
+    }
+
+    fn linger(&mut self, turn: &Turn<'_>) {
+        self.state = State::Lingering;
+        self.deadline = Some(turn.now + turn.config.linger);
+    }
+
+    fn proceed_lingering(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        if self.to_host.flush(&mut self.host).is_err() {
+            return Verdict::Close;
+        }
+        match self.host.read(turn.scratch) {
+            Ok(None) => Verdict::Wait,
+            Ok(Some(0)) | Err(_) => Verdict::Close,
+            Ok(Some(_)) => Verdict::More,
+        }
+    }
+}
+
+impl Turn<'_> {
+    fn watch_pod(&self, pod: &Side) -> Result<(), Errno> {
+        let token = Token::Pod(self.index).into();
+        rustix::event::epoll::add(self.epoll, pod.fd(), token, side::INTEREST)
+    }
+
+    fn log(&self, line: Arguments<'_>) {
+        (self.config.log)(line);
+    }
+}

@@ -1,0 +1,211 @@
+//! Where the host reaches the relay.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+/// Connections that may wait to be accepted. A hybrid multiplexer answers a connection too many with a bare EOF,
+/// so this is what a burst may have; the kernel's own limit (net.core.somaxconn) does not bind vsock.
+const BACKLOG: i32 = 4096;
+
+/// Any of this machine's context ids, `VMADDR_CID_ANY`.
+const ANY_CID: u32 = u32::MAX;
+
+/// The host's context id, `VMADDR_CID_HOST`.
+const HOST_CID: u32 = 2;
+
+/// An address to listen at: `vsock://PORT` or `unix:///PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A port of AF_VSOCK. Only the host may connect.
+    Vsock {
+        /// The port.
+        port: u32,
+    },
+    /// A Unix socket, which is made anew. Only this user may connect.
+    Unix {
+        /// The socket's path.
+        path: PathBuf,
+    },
+}
+
+/// A text that is no [`Listen`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no address to listen at: write vsock://PORT or unix:///PATH")]
+pub struct ListenError(String);
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let vsock = text.strip_prefix("vsock://").and_then(|port| port.parse().ok());
+        if let Some(port) = vsock.filter(|&port| port != 0 && port != u32::MAX) {
+            return Ok(Self::Vsock { port });
+        }
+        match text.strip_prefix("unix://") {
+            Some(path) if Path::new(path).is_absolute() => Ok(Self::Unix { path: path.into() }),
+            _ => Err(ListenError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vsock { port } => write!(f, "vsock://{port}"),
+            Self::Unix { path } => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// A listening socket. A Unix socket's path goes with it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    listen: Listen,
+}
+
+impl Listener {
+    pub(crate) fn bind(listen: &Listen) -> io::Result<Self> {
+        let fd = match listen {
+            Listen::Vsock { port } => bind_vsock(*port)?,
+            Listen::Unix { path } => bind_unix(path)?,
+        };
+        Ok(Self { fd, listen: listen.clone() })
+    }
+
+    pub(crate) fn listen(&self) -> &Listen {
+        &self.listen
+    }
+
+    /// Accepts a connection, non-blocking; none while nobody waits. Who is not the host is turned away.
+    pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
+        loop {
+            match rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(peer) if self.may_connect(&peer) => return Ok(Some(peer)),
+                Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Inside a guest every process can dial every vsock port, so the address is what tells the host from them.
+    fn may_connect(&self, peer: &OwnedFd) -> bool {
+        match self.listen {
+            Listen::Unix { .. } => true,
+            Listen::Vsock { .. } => {
+                let address = SockRef::from(peer).peer_addr().ok();
+                address.and_then(|address| address.as_vsock_address()).is_some_and(|(cid, _)| cid == HOST_CID)
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listen::Unix { path } = &self.listen {
+            // Already gone is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind_vsock(port: u32) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::vsock(ANY_CID, port))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    remove_stale(path, &address)?;
+    let socket = unix_socket()?;
+    rustix::net::bind(&socket, &address)?;
+    // Before anybody can connect, so that nobody slips in.
+    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Removes a socket on which nobody listens any more.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> io::Result<()> {
+    match rustix::net::connect(unix_socket()?, address) {
+        Err(Errno::CONNREFUSED) if is_socket(path)? => std::fs::remove_file(path),
+        Err(Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::WOULDBLOCK) => Err(Errno::ADDRINUSE.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_socket(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
+}
+
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_parse_and_display_the_same() {
+        for text in ["vsock://1024", "unix:///run/relay.sock"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_to_write() {
+        for text in [
+            "",
+            "vsock://",
+            "vsock://0",
+            "vsock://4294967295",
+            "vsock://3:1024",
+            "unix://relay.sock",
+            "tcp://:1",
+        ] {
+            let error = text.parse::<Listen>().unwrap_err().to_string();
+            assert!(error.contains("vsock://PORT") && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.sock");
+        let listen = Listen::Unix { path: path.clone() };
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&listen).unwrap();
+        assert_eq!(Listener::bind(&listen).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "mine").unwrap();
+        assert!(Listener::bind(&Listen::Unix { path: path.clone() }).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}

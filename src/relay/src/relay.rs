@@ -1,0 +1,344 @@
+//! The loop: accepts, gives every connection its turn, keeps the time.
+
+use std::fmt::Arguments;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::connection::{Connection, Turn, Verdict};
+use crate::connections::Connections;
+use crate::listen::{Listen, Listener};
+use crate::moving::SCRATCH;
+use crate::side;
+
+/// Events taken from the kernel at once; the others wait for the next call.
+const EVENTS: usize = 256;
+
+/// Connections accepted at a listener before the others have their turn.
+const ACCEPTS: usize = 64;
+
+/// How long a listener rests after a failed accept. What is used up (descriptors, memory) comes back with the end
+/// of some connection, which nobody announces.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The least time between two looks at all deadlines, since each costs a walk through all connections.
+const DEADLINE_STEP: Duration = Duration::from_millis(20);
+
+/// Connections beyond the limit that are told so. More than these wait in the backlog.
+const BUSY: usize = 64;
+
+/// A relay's limits, and where its log lines go.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Connections at once.
+    pub connections: usize,
+    /// Time for a request to come.
+    pub open: Duration,
+    /// The most time for a dial, whatever the request allows.
+    pub dial: Duration,
+    /// Time for the host to close a connection that is over.
+    pub linger: Duration,
+    /// Takes a log line.
+    pub log: fn(Arguments<'_>),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connections: 4_096,
+            open: Duration::from_secs(10),
+            dial: Duration::from_secs(60),
+            linger: Duration::from_secs(10),
+            log: |line| eprintln!("gangplank-relay: {line}"),
+        }
+    }
+}
+
+/// Why a relay cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// An address cannot be listened at: it is taken, not allowed, or vsock is not there.
+    #[error("cannot listen at {listen}: {cause}")]
+    Listen {
+        /// The address.
+        listen: Listen,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// Nothing to listen at.
+    #[error("no address to listen at: give at least one, such as vsock://1024")]
+    NoListener,
+    /// The system refused what the loop needs.
+    #[error("the relay cannot go on: {0}")]
+    System(#[from] io::Error),
+}
+
+impl From<Errno> for RelayError {
+    fn from(error: Errno) -> Self {
+        Self::System(error.into())
+    }
+}
+
+/// What an event of epoll is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token {
+    Stop,
+    Listener(u32),
+    Host(u32),
+    Pod(u32),
+}
+
+impl From<Token> for EventData {
+    fn from(token: Token) -> Self {
+        let (tag, index) = match token {
+            Token::Stop => (0, 0),
+            Token::Listener(index) => (1, index),
+            Token::Host(index) => (2, index),
+            Token::Pod(index) => (3, index),
+        };
+        Self::new_u64(u64::from(index) << 2 | tag)
+    }
+}
+
+impl From<EventData> for Token {
+    fn from(data: EventData) -> Self {
+        let index = (data.u64() >> 2) as u32;
+        match data.u64() & 3 {
+            0 => Self::Stop,
+            1 => Self::Listener(index),
+            2 => Self::Host(index),
+            _ => Self::Pod(index),
+        }
+    }
+}
+
+/// Ends a relay's [`run`](Relay::run), from any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<OwnedFd>);
+
+impl Stopper {
+    /// Ends it. Twice is as good as once.
+    pub fn stop(&self) {
+        // A full counter is readable as well.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// The descriptor to which a signal handler may write eight bytes, not all zero.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+/// A relay that listens.
+#[derive(Debug)]
+pub struct Relay {
+    config: Config,
+    epoll: OwnedFd,
+    stopper: Stopper,
+    listeners: Vec<Listener>,
+    /// Until when the listeners rest.
+    resting: Option<Instant>,
+    connections: Connections,
+    /// Those that have something to do.
+    queue: Vec<u32>,
+    /// No deadline is earlier.
+    next_deadline: Option<Instant>,
+    scratch: Box<[u8]>,
+}
+
+impl Relay {
+    /// Listens at all these addresses. Connections wait until [`run`](Self::run).
+    ///
+    /// # Errors
+    /// An address that cannot be listened at, or a system without descriptors or memory.
+    pub fn bind(listen: &[Listen], config: Config) -> Result<Self, RelayError> {
+        if listen.is_empty() {
+            return Err(RelayError::NoListener);
+        }
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let stopper = Stopper(Arc::new(rustix::event::eventfd(0, flags)?));
+        epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
+        let mut listeners = Vec::with_capacity(listen.len());
+        for (index, listen) in (0..).zip(listen) {
+            let listener = Listener::bind(listen)
+                .map_err(|cause| RelayError::Listen { listen: listen.clone(), cause })?;
+            epoll::add(&epoll, &listener, Token::Listener(index).into(), EventFlags::IN)?;
+            listeners.push(listener);
+        }
+        Ok(Self {
+            config,
+            epoll,
+            stopper,
+            listeners,
+            resting: None,
+            connections: Connections::default(),
+            queue: Vec::new(),
+            next_deadline: None,
+            scratch: vec![0; SCRATCH].into(),
+        })
+    }
+
+    /// What ends [`run`](Self::run).
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Serves until the stopper is used. Then every connection is reset, both ways.
+    ///
+    /// # Errors
+    /// epoll itself fails.
+    pub fn run(mut self) -> Result<(), RelayError> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            events.clear();
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in &events {
+                match Token::from(event.data) {
+                    Token::Stop => {
+                        self.shut_down();
+                        return Ok(());
+                    }
+                    Token::Listener(index) => self.accept(index as usize),
+                    Token::Host(index) => self.note(index, false, event.flags),
+                    Token::Pod(index) => self.note(index, true, event.flags),
+                }
+            }
+            self.take_turns();
+            self.keep_time();
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let wait = if self.queue.is_empty() {
+            let next = [self.next_deadline, self.resting].into_iter().flatten().min()?;
+            next.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
+        Some(Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) })
+    }
+
+    fn note(&mut self, index: u32, is_pod: bool, flags: EventFlags) {
+        if let Some(connection) = self.connections.get(index) {
+            connection.note(is_pod, flags);
+            if !std::mem::replace(&mut connection.is_queued, true) {
+                self.queue.push(index);
+            }
+        }
+    }
+
+    /// One turn for each in the queue. Only here, after all events were noted, is a connection removed, so that
+    /// no event meets another connection with the same number.
+    fn take_turns(&mut self) {
+        let now = Instant::now();
+        for index in std::mem::take(&mut self.queue) {
+            self.take_turn(index, now, Connection::proceed);
+        }
+    }
+
+    fn take_turn(
+        &mut self,
+        index: u32,
+        now: Instant,
+        act: impl FnOnce(&mut Connection, &mut Turn<'_>) -> Verdict,
+    ) {
+        let Some(connection) = self.connections.get(index) else { return };
+        connection.is_queued = false;
+        let (config, scratch) = (&self.config, &mut *self.scratch);
+        let verdict = act(connection, &mut Turn { epoll: self.epoll.as_fd(), index, now, config, scratch });
+        if verdict == Verdict::More {
+            connection.is_queued = true;
+            self.queue.push(index);
+        }
+        let deadline = connection.deadline();
+        if verdict == Verdict::Close {
+            self.connections.remove(index);
+        } else if let Some(deadline) = deadline {
+            self.expect_deadline(deadline);
+        }
+    }
+
+    fn expect_deadline(&mut self, deadline: Instant) {
+        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
+    }
+
+    fn keep_time(&mut self) {
+        if self.next_deadline.is_none() && self.resting.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if self.resting.is_some_and(|until| until <= now) {
+            self.rest(None);
+        }
+        if self.next_deadline.is_some_and(|next| next <= now) {
+            let (due, next) = self.connections.due(now);
+            self.next_deadline = next.map(|next| next.max(now + DEADLINE_STEP));
+            for index in due {
+                self.take_turn(index, now, Connection::expire);
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS {
+            if self.connections.len() >= self.config.connections + BUSY {
+                return self.rest(Some(Instant::now() + ACCEPT_PAUSE));
+            }
+            match self.listeners[index].accept() {
+                Ok(Some(host)) => self.add(host),
+                Ok(None) => return,
+                Err(error) => {
+                    let listen = self.listeners[index].listen();
+                    (self.config.log)(format_args!("cannot accept at {listen} ({error}); trying again soon"));
+                    return self.rest(Some(Instant::now() + ACCEPT_PAUSE));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, host: OwnedFd) {
+        let now = Instant::now();
+        let deadline = now + self.config.open;
+        let is_full = self.connections.len() >= self.config.connections;
+        let index = self.connections.insert(Connection::new(host, deadline));
+        let Some(connection) = self.connections.get(index) else { return };
+        let token = Token::Host(index).into();
+        if let Err(error) = epoll::add(&self.epoll, connection.host().fd(), token, side::INTEREST) {
+            (self.config.log)(format_args!("cannot watch a new connection ({error}); it was closed"));
+            return self.connections.remove(index);
+        }
+        self.expect_deadline(deadline);
+        if is_full {
+            self.take_turn(index, now, |connection, turn| {
+                connection.refuse_busy(turn);
+                Verdict::Wait
+            });
+        }
+    }
+
+    /// Lets all listeners rest, or wakes them.
+    fn rest(&mut self, until: Option<Instant>) {
+        self.resting = until;
+        let interest = if until.is_some() { EventFlags::empty() } else { EventFlags::IN };
+        for (index, listener) in (0..).zip(&self.listeners) {
+            // Known to epoll since bind, so this cannot fail; if it did, the next accept would say so.
+            let _ = epoll::modify(&self.epoll, listener, Token::Listener(index).into(), interest);
+        }
+    }
+
+    fn shut_down(&mut self) {
+        let living = self.connections.len();
+        self.connections.drain().for_each(Connection::shut_down);
+        (self.config.log)(format_args!("ending; {living} connections were reset"));
+    }
+}

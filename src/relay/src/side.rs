@@ -1,0 +1,108 @@
+//! One of the two sockets of a connection, and what is known of its readiness.
+//!
+//! epoll reports changes only (edge-triggered), so that no interest has to be changed while bytes move: what it
+//! has said is kept here until a call finds it used up. A short read or write has found that.
+
+use std::io::IoSliceMut;
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+/// What epoll is asked for, once for all.
+pub(crate) const INTEREST: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+const CLOSED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+
+#[derive(Debug)]
+pub(crate) struct Side {
+    fd: OwnedFd,
+    readable: bool,
+    writable: bool,
+    /// The peer has ended: a short read says nothing, the end or an error is behind it.
+    closed: bool,
+}
+
+impl Side {
+    /// A socket that epoll is about to know.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self { fd, readable: false, writable: true, closed: false }
+    }
+
+    /// A socket on which a connect is under way: it is writable once that has come to an end.
+    pub(crate) fn connecting(fd: OwnedFd) -> Self {
+        Self { writable: false, ..Self::new(fd) }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Takes what epoll says.
+    pub(crate) fn note(&mut self, flags: EventFlags) {
+        self.closed |= flags.intersects(CLOSED);
+        self.readable |= flags.intersects(EventFlags::IN | CLOSED);
+        self.writable |= flags.intersects(EventFlags::OUT | CLOSED);
+    }
+
+    /// Reads once. None: nothing is there now. 0: the end.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
+        let room = into.len();
+        self.read_with(room, |fd| rustix::net::recv(fd, &mut *into, RecvFlags::empty()).map(|(len, _)| len))
+    }
+
+    /// Reads once into several parts.
+    pub(crate) fn readv(&mut self, parts: &mut [IoSliceMut<'_>]) -> Result<Option<usize>, Errno> {
+        let room = parts.iter().map(|part| part.len()).sum();
+        self.read_with(room, |fd| rustix::io::readv(fd, parts))
+    }
+
+    fn read_with(
+        &mut self,
+        room: usize,
+        mut call: impl FnMut(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Result<Option<usize>, Errno> {
+        if !self.readable {
+            return Ok(None);
+        }
+        match rustix::io::retry_on_intr(|| call(&self.fd)) {
+            Ok(len) => {
+                self.readable = len == room || self.closed;
+                Ok(Some(len))
+            }
+            Err(Errno::WOULDBLOCK) => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes once; gives how many bytes went.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        if !self.writable {
+            return Ok(0);
+        }
+        match rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL)) {
+            Ok(len) => {
+                self.writable = len == bytes.len();
+                Ok(len)
+            }
+            Err(Errno::WOULDBLOCK) => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
