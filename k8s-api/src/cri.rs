@@ -1,7 +1,7 @@
 //! CRI v1 (`runtime.v1`): the messages that gangplank answers, and where they are asked for.
 //!
 //! The messages are generated from `proto/cri.proto` and checked in, so that building needs no protobuf
-//! compiler; `tests/generate.rs` compares the two and writes the file anew with `GENERATE=1`.
+//! compiler; `tests/generate.rs` compares the two and writes the file anew with `UPDATE_GENERATED=1`.
 
 #![allow(clippy::doc_markdown)]
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Set to write the file instead of comparing it.
-const WRITE: &str = "GENERATE";
+const WRITE: &str = "UPDATE_GENERATED";
 
 #[test]
 fn cri_messages_are_those_of_the_proto_file() {

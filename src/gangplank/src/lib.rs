@@ -1,1 +1,5 @@
-//! Reach a port inside a VM pod from kubectl, crictl and friends.
+//! The host daemon and command line.
+
+#![allow(dead_code)] // until everything is wired
+mod config;
+mod pods;
