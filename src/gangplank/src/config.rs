@@ -1,0 +1,307 @@
+//! The daemon's configuration file: what may stand in it, and what is wrong with one.
+//!
+//! `gangplank.sample.toml` documents every key; a test holds the two together.
+
+mod limits;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::Deserialize;
+
+pub(crate) use self::limits::Limits;
+pub(crate) use self::value::UnixUrl;
+use self::value::{DnsName, Grace, SandboxId, SocketMode, value};
+use crate::pods::Endpoint;
+
+/// The whole file. Every section but `[[pod]]` may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where CRI is served.
+    pub(crate) cri: Cri,
+    /// Where port-forward sessions are served.
+    pub(crate) streaming: Streaming,
+    /// Where the slice of the Kubernetes API is served, if at all.
+    pub(crate) kube_api: Option<KubeApi>,
+    /// What clients may use.
+    pub(crate) limits: Limits,
+    /// How events are written.
+    pub(crate) log: Log,
+    /// How the daemon ends.
+    pub(crate) shutdown: Shutdown,
+    /// The pods.
+    pub(crate) pod: Vec<Pod>,
+}
+
+/// `[cri]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cri {
+    /// The socket.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: UnixUrl,
+    /// Its file mode.
+    #[serde(deserialize_with = "value")]
+    pub(crate) socket_mode: SocketMode,
+}
+
+/// `[streaming]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Streaming {
+    /// Where sessions are served.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: SocketAddr,
+    /// Whether `listen` may be an address that others can reach.
+    pub(crate) allow_non_loopback: bool,
+    /// How a failed connection is told to the client.
+    pub(crate) errors: Errors,
+}
+
+/// `[streaming] errors`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Errors {
+    /// Only the connection ends.
+    Reset,
+    /// Text on the error stream, as other runtimes do.
+    Text,
+}
+
+/// `[kube_api]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KubeApi {
+    /// Where it is served.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: SocketAddr,
+    /// Whether `listen` may be an address that others can reach.
+    #[serde(default)]
+    pub(crate) allow_non_loopback: bool,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// For people or for machines.
+    pub(crate) format: LogFormat,
+    /// The least important events that are written.
+    pub(crate) level: LogLevel,
+}
+
+/// `[log] format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// A line of text for each event.
+    Text,
+    /// A JSON object for each event.
+    Json,
+}
+
+/// `[log] level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    /// What keeps the daemon from its work.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// One line for the beginning and the end of each session, and for each failed connection.
+    Info,
+    /// Each call and each connection.
+    Debug,
+    /// Each frame.
+    Trace,
+}
+
+/// `[shutdown]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Shutdown {
+    /// How long living sessions may go on.
+    #[serde(deserialize_with = "value")]
+    pub(crate) grace: Grace,
+}
+
+/// `[[pod]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pod {
+    /// The sandbox's id.
+    #[serde(deserialize_with = "value")]
+    pub(crate) id: SandboxId,
+    /// The pod's name.
+    #[serde(deserialize_with = "value")]
+    pub(crate) name: DnsName,
+    /// Its namespace.
+    #[serde(default = "default_namespace", deserialize_with = "value")]
+    pub(crate) namespace: DnsName,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// How its ports are reached.
+    #[serde(deserialize_with = "value")]
+    pub(crate) endpoint: Endpoint,
+    /// Its labels.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// What is wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration file {}: {source}; name a readable file with --config", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is not TOML, or a key or a value is wrong.
+    #[error("{}{}: {}{message}", file.display(), at_line(*line), of_key(key))]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The line, where it is known.
+        line: Option<usize>,
+        /// The key with its section; empty when the file is not TOML.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map(|line| format!(":{line}")).unwrap_or_default()
+}
+
+fn of_key(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { file: file.into(), source };
+        Self::parse(file, &fs::read_to_string(file).map_err(read)?)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let wrong = |error: &toml::de::Error, key: String| ConfigError::Value {
+            file: file.into(),
+            line: error.span().map(|span| line_of(text, span.start)),
+            key,
+            message: error.message().trim_end().replace('\n', ", "),
+        };
+        let toml = toml::Deserializer::parse(text).map_err(|error| wrong(&error, String::new()))?;
+        let config: Self = serde_path_to_error::deserialize(toml)
+            .map_err(|error| wrong(error.inner(), key_of(error.path())))?;
+        match config.contradiction() {
+            None => Ok(config),
+            Some((key, message)) => Err(ConfigError::Value { file: file.into(), line: None, key, message }),
+        }
+    }
+
+    /// A key, and what is wrong with its value in view of others.
+    fn contradiction(&self) -> Option<(String, String)> {
+        let streaming = &self.streaming;
+        not_loopback("streaming", streaming.listen, streaming.allow_non_loopback)
+            .or_else(|| {
+                let kube_api = self.kube_api.as_ref()?;
+                not_loopback("kube_api", kube_api.listen, kube_api.allow_non_loopback)
+            })
+            .or_else(|| self.twice(|pod| pod.id.0.clone(), "id"))
+            .or_else(|| self.twice(|pod| format!("{}/{}", pod.namespace.0, pod.name.0), "name"))
+    }
+
+    /// The second of two pods that have the same of something.
+    fn twice(&self, of: impl Fn(&Pod) -> String, key: &str) -> Option<(String, String)> {
+        let mut first = BTreeMap::new();
+        self.pod.iter().enumerate().find_map(|(at, pod)| {
+            let earlier = first.insert(of(pod), at)?;
+            let message = format!("{:?} is already that of pod[{earlier}]; give each pod its own", of(pod));
+            Some((format!("pod[{at}].{key}"), message))
+        })
+    }
+
+    /// The streaming server's part.
+    pub(crate) fn streaming_server(&self) -> streaming::Config {
+        let errors = match self.streaming.errors {
+            Errors::Reset => streaming::ErrorStyle::Reset,
+            Errors::Text => streaming::ErrorStyle::Text,
+        };
+        streaming::Config { errors, limits: (&self.limits).into() }
+    }
+}
+
+/// Whoever reaches these listeners can reach every pod, so others are let in only when that is wanted.
+fn not_loopback(section: &str, listen: SocketAddr, allowed: bool) -> Option<(String, String)> {
+    let refused = !listen.ip().to_canonical().is_loopback() && !allowed;
+    refused.then(|| {
+        let message = format!(
+            "{listen} can be reached from other machines, which could then reach every pod; \
+             use a loopback address such as 127.0.0.1, or set {section}.allow_non_loopback = true"
+        );
+        (format!("{section}.listen"), message)
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+}
+
+/// The key's path; the file itself has none.
+fn key_of(path: &serde_path_to_error::Path) -> String {
+    if path.iter().len() == 0 { String::new() } else { path.to_string() }
+}
+
+fn default_namespace() -> DnsName {
+    DnsName("default".into())
+}
+
+impl Default for Cri {
+    fn default() -> Self {
+        Self { listen: UnixUrl::default(), socket_mode: SocketMode(0o600) }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_non_loopback: false,
+            errors: Errors::Reset,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace: Grace(std::time::Duration::from_secs(30)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

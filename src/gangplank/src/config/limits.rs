@@ -1,0 +1,85 @@
+//! `[limits]`: the streaming server's limits, by their own names.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::value::{Bytes, value};
+
+/// Every field of [`streaming::Limits`]; the defaults are the streaming server's.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    sessions: NonZeroUsize,
+    streams: NonZeroUsize,
+    #[serde(deserialize_with = "value")]
+    session_budget: Bytes,
+    pending_tokens: NonZeroUsize,
+    #[serde(deserialize_with = "value")]
+    token_ttl: Duration,
+    #[serde(deserialize_with = "value")]
+    request_head: Bytes,
+    #[serde(deserialize_with = "value")]
+    request_head_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    dial_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    pair_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    idle_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    silence_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    write_stall_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    stream_stall_timeout: Duration,
+    #[serde(deserialize_with = "value")]
+    linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // No default of the streaming server is zero; should one ever be, one is the nearest there is.
+        let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        let limits = streaming::Limits::default();
+        Self {
+            sessions: count(limits.sessions),
+            streams: count(limits.streams),
+            session_budget: Bytes(limits.session_budget),
+            pending_tokens: count(limits.pending_tokens),
+            token_ttl: limits.token_ttl,
+            request_head: Bytes(limits.request_head),
+            request_head_timeout: limits.request_head_timeout,
+            dial_timeout: limits.dial_timeout,
+            pair_timeout: limits.pair_timeout,
+            idle_timeout: limits.idle_timeout,
+            silence_timeout: limits.silence_timeout,
+            write_stall_timeout: limits.write_stall_timeout,
+            stream_stall_timeout: limits.stream_stall_timeout,
+            linger: limits.linger,
+        }
+    }
+}
+
+impl From<&Limits> for streaming::Limits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            sessions: limits.sessions.get(),
+            streams: limits.streams.get(),
+            session_budget: limits.session_budget.0,
+            pending_tokens: limits.pending_tokens.get(),
+            token_ttl: limits.token_ttl,
+            request_head: limits.request_head.0,
+            request_head_timeout: limits.request_head_timeout,
+            dial_timeout: limits.dial_timeout,
+            pair_timeout: limits.pair_timeout,
+            idle_timeout: limits.idle_timeout,
+            silence_timeout: limits.silence_timeout,
+            write_stall_timeout: limits.write_stall_timeout,
+            stream_stall_timeout: limits.stream_stall_timeout,
+            linger: limits.linger,
+        }
+    }
+}

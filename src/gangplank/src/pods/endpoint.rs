@@ -1,0 +1,109 @@
+//! How a pod's ports are reached: the string of a configuration, parsed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Where the way into a pod begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// `netns:///PATH`: a network namespace of this machine, in which ports are dialled from here.
+    Netns(PathBuf),
+    /// A relay inside the pod.
+    Relay(channel::Endpoint),
+}
+
+impl Endpoint {
+    /// What a text should have been.
+    pub(crate) const EXPECTED: &'static str =
+        "an endpoint: hvsock:///PATH:PORT, vsock://CID:PORT, unix:///PATH or netns:///PATH";
+
+    /// Where it is to be found, if that is a file. There the endpoint's absence shows without touching it:
+    /// some VMMs take harm from a connection that says nothing.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Netns(path) => Some(path),
+            Self::Relay(channel::Endpoint::Hybrid { path, .. } | channel::Endpoint::Unix { path }) => {
+                Some(path)
+            }
+            Self::Relay(channel::Endpoint::Vsock { .. }) => None,
+        }
+    }
+
+    /// The file that must be there for the endpoint to be of use, and is not.
+    pub(crate) fn missing(&self) -> Option<&Path> {
+        self.file().filter(|file| !file.exists())
+    }
+}
+
+/// Why a text is no [`Endpoint`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EndpointError {
+    /// A namespace needs an absolute path.
+    #[error("`{0}` has no absolute path: write three slashes, as in netns:///run/netns/web")]
+    Path(String),
+    /// Another endpoint, and it is wrong.
+    #[error("{0}")]
+    Relay(#[from] channel::EndpointError),
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let Some(path) = text.strip_prefix("netns://") else {
+            return Ok(Self::Relay(text.parse()?));
+        };
+        let path = Path::new(path);
+        if !path.is_absolute() {
+            return Err(EndpointError::Path(text.into()));
+        }
+        Ok(Self::Netns(path.into()))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netns(path) => write!(f, "netns://{}", path.display()),
+            Self::Relay(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+impl serde::Serialize for Endpoint {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_parses_and_displays_the_same() {
+        for text in
+            ["netns:///run/netns/a", "vsock://3:1024", "hvsock:///run/v.sock:1024", "unix:///run/r.sock"]
+        {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_ones_are_refused_with_what_to_write() {
+        let error = |text: &str| text.parse::<Endpoint>().unwrap_err().to_string();
+        assert!(error("netns://run/netns/a").contains("three slashes"));
+        assert!(error("tcp://127.0.0.1:80").contains("hvsock:///PATH:PORT"));
+    }
+
+    #[test]
+    fn a_missing_file_is_named_and_vsock_has_none() {
+        let missing = |text: &str| text.parse::<Endpoint>().unwrap().missing().map(Path::to_path_buf);
+        assert_eq!(missing("unix:///nowhere/r.sock"), Some("/nowhere/r.sock".into()));
+        assert_eq!(missing("hvsock:///nowhere/v.sock:7"), Some("/nowhere/v.sock".into()));
+        assert_eq!(missing("netns:///proc/self/ns/net"), None);
+        assert_eq!(missing("vsock://3:1024"), None);
+    }
+}
