@@ -1,4 +1,4 @@
-// Command server is the reference in the benchmarks: the CRI streaming server that containerd and CRI-O
+// Command reference-server is the reference in the benchmarks: the CRI streaming server that containerd and CRI-O
 // embed, with a port-forward that behaves as containerd's does for a pod in the host's network.
 //
 // It listens on a free loopback port and is driven over its standard input: every line read is answered by
@@ -27,7 +27,7 @@ const secondDirection = time.Second
 
 func main() {
 	if err := serve(); err != nil {
-		log.Fatalf("reference server: %v", err)
+		log.Fatalf("reference-server: %v", err)
 	}
 }
 

@@ -1,7 +1,7 @@
-// Command client is the Go client of the benchmarks: what kubectl and crictl do with a streaming URL, by the
+// Command reference-client is the Go client of the benchmarks: what kubectl and crictl do with a streaming URL, by the
 // same library.
 //
-//	client URL PORT...
+//	reference-client URL PORT...
 //
 // opens one SPDY session at URL, listens on a free loopback port for each PORT of the pod, and prints one
 // line with those local ports in the order of the arguments. It ends with its standard input.
@@ -24,10 +24,10 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		log.Fatal("usage: client URL PORT...")
+		log.Fatal("usage: reference-client URL PORT...")
 	}
 	if err := forward(os.Args[1], os.Args[2:]); err != nil {
-		log.Fatalf("client: %v", err)
+		log.Fatalf("reference-client: %v", err)
 	}
 }
 
