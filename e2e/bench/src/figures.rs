@@ -38,12 +38,12 @@ impl Metric {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Metric::Download => "download, MB/s",
-            Metric::DownloadCpu => "  server CPU, s/GB",
+            Metric::DownloadCpu => "download, server CPU s/GB",
             Metric::Upload => "upload, MB/s",
-            Metric::UploadCpu => "  server CPU, s/GB",
+            Metric::UploadCpu => "upload, server CPU s/GB",
             Metric::ConnectP50 => "connect + 1 byte p50, us",
             Metric::ConnectP99 => "connect + 1 byte p99, us",
-            Metric::ConnectCpu => "  server CPU, ms/connection",
+            Metric::ConnectCpu => "server CPU, ms/connection",
             Metric::RoundTripP50 => "1-byte round trip p50, us",
             Metric::RoundTripP99 => "1-byte round trip p99, us",
             Metric::Idle => "memory, KiB/idle connection",

@@ -105,7 +105,7 @@ fn marks(out: &mut String, figures: &Figures) {
         if let Some(ratio) = figures.ratio(mark.metric, mark.of, mark.to) {
             let met = if ratio <= mark.at_most { "met" } else { "NOT met" };
             let who = format!("{} / {}", mark.of.name(), mark.to.name());
-            let (name, at_most) = (mark.metric.name().trim_start(), mark.at_most);
+            let (name, at_most) = (mark.metric.name(), mark.at_most);
             push(
                 out,
                 format_args!("{title}  {name:<28}{who:<28}{ratio:>5.2}  at most {at_most:.2}  {met}\n"),
