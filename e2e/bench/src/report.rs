@@ -1,0 +1,194 @@
+//! The table, and the marks that ours must meet.
+
+use std::fmt::Write;
+
+use crate::figures::{Figures, Metric};
+use crate::server::Contender::{
+    self, Floor64, Floor256, GoDirect, GoReference, GoRelay, OursDirect, OursRelay, Reference,
+};
+
+/// Width of the column of names, and of one figure.
+const NAME: usize = 28;
+const FIGURE: usize = 10;
+
+/// A half of the table: who is in it, and which ratios it shows. A column without a title stays empty, so that
+/// both halves have the same columns.
+struct Half {
+    title: &'static str,
+    columns: [(&'static str, Contender); 5],
+    ratios: [(&'static str, Contender, Contender); 4],
+}
+
+const FAST: Half = Half {
+    title: "fast client",
+    columns: [
+        ("floor 64K", Floor64),
+        ("floor256K", Floor256),
+        ("reference", Reference),
+        ("direct", OursDirect),
+        ("relay", OursRelay),
+    ],
+    ratios: [
+        ("direct/ref", OursDirect, Reference),
+        ("dir/f64K", OursDirect, Floor64),
+        ("dir/f256K", OursDirect, Floor256),
+        ("relay/ref", OursRelay, Reference),
+    ],
+};
+
+/// Without the floors, which speak no SPDY.
+const GO: Half = Half {
+    title: "Go client",
+    columns: [
+        ("", Floor64),
+        ("", Floor256),
+        ("reference", GoReference),
+        ("direct", GoDirect),
+        ("relay", GoRelay),
+    ],
+    ratios: [
+        ("direct/ref", GoDirect, GoReference),
+        ("", GoDirect, Floor64),
+        ("", GoDirect, Floor256),
+        ("relay/ref", GoRelay, GoReference),
+    ],
+};
+
+/// A mark: a figure of ours must be at most so much of another's.
+struct Mark {
+    metric: Metric,
+    of: Contender,
+    to: Contender,
+    at_most: f64,
+}
+
+const fn mark(metric: Metric, of: Contender, to: Contender, at_most: f64) -> Mark {
+    Mark { metric, of, to, at_most }
+}
+
+/// First marks for direct dialling.
+const MARKS: [Mark; 14] = [
+    mark(Metric::DownloadCpu, OursDirect, Floor64, 1.0),
+    mark(Metric::UploadCpu, OursDirect, Floor64, 1.0),
+    mark(Metric::DownloadCpu, OursDirect, Reference, 0.5),
+    mark(Metric::UploadCpu, OursDirect, Reference, 0.4),
+    mark(Metric::ConnectCpu, OursDirect, Reference, 1.0 / 3.0),
+    mark(Metric::Idle, OursDirect, Reference, 1.0 / 3.0),
+    mark(Metric::ConnectP50, OursDirect, Reference, 1.0),
+    mark(Metric::ConnectP99, OursDirect, Reference, 1.0),
+    mark(Metric::RoundTripP50, OursDirect, Reference, 1.0),
+    mark(Metric::RoundTripP99, OursDirect, Reference, 1.0),
+    mark(Metric::ConnectP50, GoDirect, GoReference, 1.0),
+    mark(Metric::ConnectP99, GoDirect, GoReference, 1.0),
+    mark(Metric::RoundTripP50, GoDirect, GoReference, 1.0),
+    mark(Metric::RoundTripP99, GoDirect, GoReference, 1.0),
+];
+
+/// The table and the marks as text.
+pub(crate) fn text(figures: &Figures) -> String {
+    let mut out = String::new();
+    half(&mut out, figures, &FAST);
+    half(&mut out, figures, &GO);
+    parts(&mut out, figures);
+    marks(&mut out, figures);
+    out
+}
+
+/// Whether every mark that was measured is met.
+pub(crate) fn all_met(figures: &Figures) -> bool {
+    MARKS.iter().all(|mark| figures.ratio(mark.metric, mark.of, mark.to).is_none_or(|r| r <= mark.at_most))
+}
+
+fn marks(out: &mut String, figures: &Figures) {
+    let mut title = "\nmarks (direct dialling)\n";
+    for mark in &MARKS {
+        if let Some(ratio) = figures.ratio(mark.metric, mark.of, mark.to) {
+            let met = if ratio <= mark.at_most { "met" } else { "NOT met" };
+            let who = format!("{} / {}", mark.of.name(), mark.to.name());
+            let (name, at_most) = (mark.metric.name(), mark.at_most);
+            push(
+                out,
+                format_args!("{title}  {name:<28}{who:<28}{ratio:>5.2}  at most {at_most:.2}  {met}\n"),
+            );
+            title = "";
+        }
+    }
+}
+
+fn half(out: &mut String, figures: &Figures, half: &Half) {
+    push(out, format_args!("\n{:<NAME$}", half.title));
+    for (title, _) in half.columns {
+        push(out, format_args!("{title:>FIGURE$}"));
+    }
+    out.push_str("  |");
+    for (title, ..) in half.ratios {
+        push(out, format_args!(" {title:>FIGURE$}"));
+    }
+    out.push('\n');
+    for metric in Metric::ALL {
+        if half.columns.iter().any(|(title, c)| !title.is_empty() && figures.median(*c, metric).is_some()) {
+            row(out, figures, half, metric);
+        }
+    }
+}
+
+fn row(out: &mut String, figures: &Figures, half: &Half, metric: Metric) {
+    push(out, format_args!("{:<NAME$}", metric.name()));
+    for (title, contender) in half.columns {
+        cell(out, title, figures.median(contender, metric), metric.digits());
+    }
+    out.push_str("  |");
+    for (title, of, to) in half.ratios {
+        out.push(' ');
+        cell(out, title, figures.ratio(metric, of, to), 2);
+    }
+    out.push('\n');
+}
+
+/// Empty in a column without a title, a dash where nothing was measured.
+fn cell(out: &mut String, title: &str, value: Option<f64>, digits: usize) {
+    match value {
+        _ if title.is_empty() => push(out, format_args!("{:>FIGURE$}", "")),
+        Some(value) => push(out, format_args!("{value:>FIGURE$.digits$}")),
+        None => push(out, format_args!("{:>FIGURE$}", "-")),
+    }
+}
+
+/// What of the relay's column is the daemon's and what the relay's.
+fn parts(out: &mut String, figures: &Figures) {
+    let metrics = [Metric::DownloadCpu, Metric::UploadCpu, Metric::ConnectCpu, Metric::Idle];
+    let titles = ["download CPU", "upload CPU", "CPU/connection", "memory/idle"];
+    for (metric, title) in metrics.into_iter().zip(titles) {
+        if let Some([daemon, relay]) = figures.parts(OursRelay, metric).as_deref() {
+            let digits = metric.digits();
+            push(out, format_args!("{}", if metric == Metric::DownloadCpu { "\n" } else { "" }));
+            push(
+                out,
+                format_args!("of relay's {title:<NAME$}daemon {daemon:.digits$}, relay {relay:.digits$}\n"),
+            );
+        }
+    }
+}
+
+fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = out.write_fmt(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_met_or_not() {
+        let mut figures = Figures::default();
+        assert!(all_met(&figures));
+        figures.add(Reference, Metric::DownloadCpu, 1.0);
+        figures.add(OursDirect, Metric::DownloadCpu, 0.5);
+        assert!(all_met(&figures));
+        assert!(text(&figures).contains("0.50  at most 0.50  met"));
+        figures.add(OursDirect, Metric::DownloadCpu, 0.6);
+        assert!(!all_met(&figures));
+        assert!(text(&figures).contains("NOT met"));
+    }
+}

@@ -1,0 +1,91 @@
+//! How a workload reaches the pod's ports, whatever is in between.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::time::Duration;
+
+use crate::error::{Doing, Error, Result};
+use crate::pod::{Port, Ports};
+use crate::process::Process;
+
+/// What one read takes at most, here and in the SPDY client.
+pub(crate) const READ: usize = 256 << 10;
+
+/// What one write gives at most, and so the size of a SPDY data frame of the fast client.
+pub(crate) const WRITE: usize = 64 << 10;
+
+/// A contender that is silent for so long has failed.
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
+
+/// Connections to the pod, used one at a time; any number may stay open.
+pub(crate) trait Session {
+    /// Connects to a port of the pod and gives the connection's number.
+    fn open(&mut self, port: Port) -> Result<usize>;
+
+    /// Sends bytes, at most [`WRITE`].
+    fn send(&mut self, conn: usize, bytes: &[u8]) -> Result<()>;
+
+    /// The next bytes from the pod; empty when it has ended its direction.
+    fn receive(&mut self, conn: usize) -> Result<&[u8]>;
+
+    /// Ends our direction and waits until the connection is over: for ports that end theirs by themselves
+    /// (the reference never tells the pod of our end).
+    fn finish(&mut self, conn: usize) -> Result<()>;
+}
+
+/// A TCP connection on loopback, without delays of small writes, that fails after [`SILENCE`].
+pub(crate) fn connect(port: u16) -> Result<TcpStream> {
+    let about = || format!("connecting to 127.0.0.1:{port}");
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).doing(about())?;
+    stream.set_nodelay(true).doing(about())?;
+    stream.set_read_timeout(Some(SILENCE)).doing(about())?;
+    stream.set_write_timeout(Some(SILENCE)).doing(about())?;
+    Ok(stream)
+}
+
+/// One TCP connection each: to the floor, or to the local ports of the Go client.
+#[derive(Debug)]
+pub(crate) struct TcpSession {
+    ports: Ports,
+    conns: Vec<Option<TcpStream>>,
+    buffer: Vec<u8>,
+    /// Ended when the session is dropped.
+    _client: Option<Process>,
+}
+
+impl TcpSession {
+    /// With the program that serves these ports, if that lives for this session only.
+    pub(crate) fn new(ports: Ports, client: Option<Process>) -> Self {
+        Self { ports, conns: Vec::new(), buffer: vec![0; READ], _client: client }
+    }
+
+    fn conn(&mut self, conn: usize) -> Result<&mut TcpStream> {
+        let stream = self.conns.get_mut(conn).and_then(Option::as_mut);
+        stream.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+    }
+}
+
+impl Session for TcpSession {
+    fn open(&mut self, port: Port) -> Result<usize> {
+        self.conns.push(Some(connect(self.ports.get(port))?));
+        Ok(self.conns.len() - 1)
+    }
+
+    fn send(&mut self, conn: usize, bytes: &[u8]) -> Result<()> {
+        self.conn(conn)?.write_all(bytes).doing("sending to the pod")
+    }
+
+    fn receive(&mut self, conn: usize) -> Result<&[u8]> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = self.conn(conn).and_then(|c| c.read(&mut buffer).doing("receiving from the pod"));
+        self.buffer = buffer;
+        read.map(|n| &self.buffer[..n])
+    }
+
+    fn finish(&mut self, conn: usize) -> Result<()> {
+        self.conn(conn)?.shutdown(Shutdown::Write).doing("ending our direction")?;
+        while !self.receive(conn)?.is_empty() {}
+        self.conns[conn] = None;
+        Ok(())
+    }
+}
