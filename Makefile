@@ -80,10 +80,10 @@ $(BIN)/kubectl-1.20:
 	mkdir -p $(BIN) && mv $(CACHE)/kubernetes-client/usr/bin/kubectl $@ && touch $@
 
 $(BIN)/kubectl-%: e2e/go/kubectl-%/go.mod e2e/go/kubectl-%/main.go
-	cd $(<D) && go build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ .
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 $(BIN)/crictl: e2e/go/crictl/go.mod
-	cd $(<D) && go build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
 
 $(BIN)/vhost-device-vsock:
 	cargo install --locked --no-track --root $(CACHE) --version 0.3.0 vhost-device-vsock
