@@ -40,7 +40,7 @@ impl Guest {
         device.wait_until("its socket exists", |_| device_socket.exists().then_some(()));
 
         let mut qemu = start_qemu(dir, &device_socket);
-        await_ready(&mut qemu, &ready, &dir.join("serial.txt"));
+        await_ready(&mut qemu, &ready);
         Self { qemu, _device: device, socket }
     }
 
@@ -70,8 +70,8 @@ fn start_qemu(dir: &Path, device_socket: &Path) -> Process {
             .args(["-M", "q35,smbus=off,sata=off,usb=off,vmport=off,memory-backend=mem0"])
             .args(["-object", "memory-backend-memfd,id=mem0,size=256M,share=on"])
             .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot", "-monitor", "none"])
-            .arg("-serial")
-            .arg(format!("file:{}", dir.join("serial.txt").display()))
+            // Its console is what QEMU writes: so it is in the log.
+            .args(["-serial", "stdio"])
             .arg("-chardev")
             .arg(format!("socket,id=c0,path={}", device_socket.display()))
             .args(["-device", "vhost-user-vsock-pci,chardev=c0"])
@@ -85,16 +85,15 @@ fn start_qemu(dir: &Path, device_socket: &Path) -> Process {
 }
 
 /// Waits for the guest's word on its ready port.
-fn await_ready(qemu: &mut Process, ready: &UnixListener, serial: &Path) {
-    let console = || String::from_utf8_lossy(&std::fs::read(serial).unwrap_or_default()).into_owned();
+fn await_ready(qemu: &mut Process, ready: &UnixListener) {
     ready.set_nonblocking(true).unwrap();
     let mut stream: UnixStream = qemu.wait_until("the guest is ready", |_| match ready.accept() {
         Ok((stream, _)) => Some(stream),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         Err(error) => panic!("cannot wait for the guest: {error}"),
     });
-    let mut word = String::new();
     stream.set_nonblocking(false).unwrap();
+    let mut word = String::new();
     stream.read_to_string(&mut word).unwrap();
-    assert_eq!(word, "READY", "the guest's console says:\n{}", console());
+    assert_eq!(word, "READY", "the guest's console says:\n{}", qemu.output());
 }

@@ -15,6 +15,6 @@ fn main() -> ExitCode {
     let mut guest = Guest::boot(&dir);
     println!("{}", guest.endpoint());
     guest.wait();
-    eprintln!("run-guest: the guest has ended; its console is {}", dir.join("serial.txt").display());
+    eprintln!("run-guest: the guest has ended; its console is {}", dir.join("qemu.log").display());
     ExitCode::FAILURE
 }
