@@ -1,1 +1,21 @@
-//! Tests and benchmarks with real guests and real clients.
+//! Tests with real parts: the daemon, real kubectl and crictl, a real QEMU guest.
+//!
+//! A test reads: a [`Pod`](pod::Pod) runs somewhere, a [`Daemon`](daemon::Daemon) serves it, a
+//! [`Client`](client::Client) forwards its ports, and the test talks to the [`Forward`](client::Forward).
+//! What is missing or goes wrong panics with a sentence and the programs' logs: it is the test that fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing harness is a failing test"
+)]
+
+pub mod client;
+pub mod daemon;
+pub mod guest;
+pub mod parts;
+pub mod pattern;
+pub mod pod;
+pub mod process;
+pub mod services;
+pub mod talk;

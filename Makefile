@@ -1,0 +1,89 @@
+# Everything there is to do here; `make help` lists it. Tools for the tests go to e2e/.cache, nothing is installed
+# but Debian packages (as root, or with sudo).
+
+CACHE := e2e/.cache
+BIN := $(CACHE)/bin
+GUEST := $(CACHE)/guest
+STATIC := target/x86_64-unknown-linux-gnu/release
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
+CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20)
+
+.PHONY: help demo demo-vm test lint unit e2e bench relay tools packages guest daemon static clean
+.DELETE_ON_ERROR:
+
+help: ## This list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: daemon ## See it work, with a guest inside the same program
+	target/release/gangplank demo
+
+demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU guest
+	cargo build --release --locked -p gangplank-e2e --bin run-guest
+	e2e/demo-vm
+
+test: lint unit e2e ## All that must pass
+
+lint: ## Format, clippy and documentation, without a warning
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+unit: ## Tests that need no other program
+	cargo test --locked --workspace --exclude gangplank-e2e
+	cargo test --locked -p gangplank-e2e --lib
+
+e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
+	cargo test --release --locked -p gangplank-e2e --test '*' -- --test-threads 2
+
+bench: daemon relay ## Figures beside the reference server and a plain relay
+	e2e/bench/run
+
+relay: ## The guest's relay, one static file
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+	  --target x86_64-unknown-linux-gnu -p gangplank-relay
+	@ls -l $(STATIC)/gangplank-relay
+
+tools: $(CLIENTS) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
+
+clean: ## Remove all that was built
+	rm -rf target $(CACHE)
+
+# ---- parts ----
+
+daemon:
+	cargo build --release --locked -p gangplank
+
+# What also runs in the guest.
+static:
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+	  --target x86_64-unknown-linux-gnu --bin gangplank-relay --bin podserver
+
+packages:
+	@dpkg -s qemu-system-x86 busybox-static binutils >/dev/null 2>&1 || { \
+	  $(APT) update && $(APT) install --no-install-recommends -y qemu-system-x86 busybox-static binutils; }
+
+guest: $(GUEST)/initrd.img
+
+$(GUEST)/initrd.img: static packages $(CACHE)/linux e2e/guest/init e2e/guest/build-initrd
+	e2e/guest/build-initrd $(CACHE)/linux $(STATIC)/gangplank-relay $(STATIC)/podserver $@
+
+# Unpacked only, as are all packages below: the kernel that Debian's cloud images boot.
+$(CACHE)/linux:
+	$(APT) update
+	e2e/unpack $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/ *Depends: //p') $@
+
+$(BIN)/kubectl-1.20:
+	$(APT) update
+	e2e/unpack kubernetes-client $(CACHE)/kubernetes-client
+	$(CACHE)/kubernetes-client/usr/bin/kubectl version --client | grep -q v1.20
+	mkdir -p $(BIN) && mv $(CACHE)/kubernetes-client/usr/bin/kubectl $@ && touch $@
+
+$(BIN)/kubectl-%: e2e/go/kubectl-%/go.mod e2e/go/kubectl-%/main.go
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
+
+$(BIN)/crictl: e2e/go/crictl/go.mod
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
+
+$(BIN)/vhost-device-vsock:
+	cargo install --locked --no-track --root $(CACHE) --version 0.3.0 vhost-device-vsock

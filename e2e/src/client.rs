@@ -1,0 +1,103 @@
+//! Real kubectl and crictl, each in several versions.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::daemon::{self, Daemon};
+use crate::parts;
+use crate::process::{LIMIT, Process};
+
+/// A client program that forwards ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// crictl 1.37: SPDY straight to the streaming server.
+    Crictl,
+    /// kubectl 1.37: SPDY in a WebSocket tunnel.
+    Kubectl137,
+    /// kubectl 1.28: SPDY.
+    Kubectl128,
+    /// kubectl 1.20: SPDY without pings; the oldest that Debian still ships.
+    Kubectl120,
+}
+
+impl Client {
+    fn program(self) -> PathBuf {
+        parts::cached(match self {
+            Self::Crictl => "bin/crictl",
+            Self::Kubectl137 => "bin/kubectl-1.37",
+            Self::Kubectl128 => "bin/kubectl-1.28",
+            Self::Kubectl120 => "bin/kubectl-1.20",
+        })
+    }
+
+    /// Has one client process forward free local ports to these ports of the daemon's first pod.
+    ///
+    /// # Panics
+    /// Where the client is missing, or ends before it listens.
+    pub fn forward(self, daemon: &Daemon, ports: &[u16]) -> Forward {
+        let name = format!("{self:?}");
+        let process = Process::start(&name, &self.program(), daemon.dir(), |command| {
+            self.arguments(command, daemon);
+            command.args(ports.iter().map(|port| format!(":{port}")));
+            // Neither the user's configuration nor caches outside the test's directory.
+            command.env_clear().env("HOME", daemon.dir()).env("PATH", "/usr/bin:/bin");
+        });
+        let mut forward = Forward { process, ports: Vec::new() };
+        forward.ports = ports.iter().map(|&port| (port, forward.await_listener(port))).collect();
+        forward
+    }
+
+    fn arguments(self, command: &mut Command, daemon: &Daemon) {
+        if self == Self::Crictl {
+            command.arg("--runtime-endpoint").arg(format!("unix://{}", daemon.cri().display()));
+            command.args(["--timeout", "10s", "port-forward", "-r", "spdy"]);
+            // The short form of an id, as `crictl pods` prints it.
+            command.arg(&daemon::sandbox_id(0)[..13]);
+        } else {
+            command.arg("--server").arg(format!("http://{}", daemon.kube_api()));
+            command.args(["--namespace", "default", "port-forward"]).arg(format!("pod/{}", daemon::name(0)));
+        }
+    }
+}
+
+/// A running port-forward. Dropping it kills the client.
+pub struct Forward {
+    process: Process,
+    /// (port in the pod, local port).
+    ports: Vec<(u16, u16)>,
+}
+
+impl Forward {
+    /// Waits for `Forwarding from 127.0.0.1:LOCAL -> PORT`, which all versions print.
+    fn await_listener(&mut self, port: u16) -> u16 {
+        let end = format!(" -> {port}");
+        self.process.wait_until("it forwards the port", |output| {
+            let mut lines = output.lines();
+            lines.find_map(|line| {
+                line.strip_prefix("Forwarding from 127.0.0.1:")?.strip_suffix(&end)?.parse().ok()
+            })
+        })
+    }
+
+    /// Connects to the local port that is forwarded to this port of the pod.
+    ///
+    /// # Panics
+    /// Where the client does not listen any more.
+    pub fn connect(&self, port: u16) -> TcpStream {
+        let (_, local) = self.ports.iter().find(|(remote, _)| *remote == port).expect("a forwarded port");
+        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *local)))
+            .unwrap_or_else(|error| panic!("the client does not listen on {local}: {error}"));
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// Fails the test if the client has ended, with all that it wrote.
+    ///
+    /// # Panics
+    /// Where it has ended.
+    pub fn must_be_alive(&mut self) {
+        assert!(self.process.is_alive(), "the client ended; it wrote:\n{}", self.process.output());
+    }
+}

@@ -1,0 +1,107 @@
+//! `gangplank serve` with a configuration of the test's.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use crate::parts::{self, Scratch};
+use crate::pod::Pod;
+use crate::process::Process;
+
+/// A running daemon that serves the given pods. Dropping it kills it.
+pub struct Daemon {
+    process: Process,
+    cri: PathBuf,
+    kube_api: SocketAddr,
+    scratch: Scratch,
+}
+
+impl Daemon {
+    /// Starts it with `pods[i]` as [`name`]`(i)`, and waits until both its front doors are open.
+    ///
+    /// # Panics
+    /// Where it is missing or does not come up.
+    pub fn serve(pods: &[&Pod]) -> Self {
+        let scratch = Scratch::new();
+        let cri = scratch.path().join("cri.sock");
+        let kube_api = free_address();
+        let config = scratch.path().join("gangplank.toml");
+        std::fs::write(&config, configuration(&cri, kube_api, pods)).unwrap();
+        let mut process = Process::start("gangplank", &parts::daemon(), scratch.path(), |command| {
+            command.arg("serve").arg("--config").arg(&config);
+        });
+        process.wait_until("its CRI socket takes connections", |_| UnixStream::connect(&cri).ok());
+        process.wait_until("its Kubernetes API takes connections", |_| TcpStream::connect(kube_api).ok());
+        Self { process, cri, kube_api, scratch }
+    }
+
+    /// Its CRI socket.
+    pub fn cri(&self) -> &Path {
+        &self.cri
+    }
+
+    /// The address of its slice of the Kubernetes API.
+    pub fn kube_api(&self) -> SocketAddr {
+        self.kube_api
+    }
+
+    /// A directory for what belongs to this daemon's clients.
+    pub fn dir(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
+
+    /// The number of its open descriptors.
+    ///
+    /// # Panics
+    /// Where it has ended.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the daemon runs").count()
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    pub fn shut_down(&mut self) -> ExitStatus {
+        self.process.terminate();
+        self.process.wait()
+    }
+}
+
+/// The name of a daemon's pod by its number.
+pub fn name(pod: usize) -> String {
+    format!("demo-{pod}")
+}
+
+/// The sandbox id of a daemon's pod: 64 hex digits, as runtimes have them.
+pub fn sandbox_id(pod: usize) -> String {
+    format!("{pod:02x}").repeat(32)
+}
+
+/// A port that was free a moment ago. The daemon does not print which port it took for 0.
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+fn configuration(cri: &Path, kube_api: SocketAddr, pods: &[&Pod]) -> String {
+    let mut text = format!(
+        "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n",
+        cri.display()
+    );
+    for (number, pod) in pods.iter().enumerate() {
+        let (name, id, endpoint) = (name(number), sandbox_id(number), pod.endpoint());
+        write!(
+            text,
+            "\n[[pod]]\nid = \"{id}\"\nname = \"{name}\"\nnamespace = \"default\"\nuid = \"uid-{number}\"\nendpoint = \"{endpoint}\"\n"
+        )
+        .unwrap();
+    }
+    text
+}

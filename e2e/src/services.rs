@@ -1,0 +1,44 @@
+//! What listens in a test pod. `podserver` serves these on 127.0.0.1; tests reach them through a forward.
+
+/// A program of the test pod. With a base port, each listens at base + its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// HTTP: `/` is [`PAGE`], `/bytes/N` is N bytes of the pattern.
+    Http = 0,
+    /// Sends back what it reads, then ends.
+    Echo = 1,
+    /// Reads to the end, then answers with the summary of what came.
+    Sink = 2,
+    /// The same, [`LATE`] after the end.
+    LateSink = 3,
+    /// Accepts and never reads.
+    Blackhole = 4,
+    /// Accepts, reads one byte, resets.
+    Reset = 5,
+    /// Nothing listens: the port is taken, so that no other program can have it either.
+    Refused = 6,
+}
+
+/// Every service, in the order of their numbers.
+pub const SERVICES: [Service; 7] = [
+    Service::Http,
+    Service::Echo,
+    Service::Sink,
+    Service::LateSink,
+    Service::Blackhole,
+    Service::Reset,
+    Service::Refused,
+];
+
+/// How late [`Service::LateSink`] answers: longer than any server waits that cuts a connection soon after the
+/// first of its two ends.
+pub const LATE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// The page of [`Service::Http`].
+pub const PAGE: &str = "This page was served from inside the pod.\n";
+
+/// The vsock port on which a guest's relay listens.
+pub const RELAY_PORT: u32 = 1024;
+
+/// The vsock port of the host to which a guest announces that it is ready.
+pub const READY_PORT: u32 = 9000;
