@@ -14,7 +14,9 @@ impl Dial for Loopback {
 
     async fn dial(&self, target: Target) -> Result<TcpStream, DialError> {
         let connected = TcpStream::connect(("127.0.0.1", target.port)).await;
-        connected.map_err(|e| DialError::new(DialErrorKind::Refused, format!("connect to port {}: {e}", target.port)))
+        connected.map_err(|e| {
+            DialError::new(DialErrorKind::Refused, format!("connect to port {}: {e}", target.port))
+        })
     }
 }
 

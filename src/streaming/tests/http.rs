@@ -342,3 +342,17 @@ async fn a_token_is_good_for_one_session_whoever_is_first() {
     statuses.sort();
     assert_eq!(statuses, [101, 404, 404, 404, 404, 404, 404, 404]);
 }
+
+#[tokio::test]
+async fn a_body_that_never_comes_holds_no_session() {
+    let limits = Limits { request_head_timeout: Duration::from_millis(400), ..Limits::default() };
+    let host = Host::with(Config { limits, ..Config::default() }).await;
+    for length in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        let mut raw = Raw::connect(host.address).await;
+        let head = upgrade_head(&host.token()).replace("Content-Length: 0", length);
+        raw.say(&head).await;
+        let rest = raw.rest().await;
+        assert!(rest.starts_with("HTTP/1.1 400 "), "{length}: {rest}");
+        assert_eq!(host.server.stats().sessions_total, 0);
+    }
+}
