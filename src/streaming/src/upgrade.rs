@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -35,6 +36,15 @@ pub(crate) enum Protocol {
 
 /// Decides what a request asks for: the protocol with its 101, or the refusal.
 pub(crate) fn negotiate<B>(request: &Request<B>) -> Result<(Protocol, Answer), Answer> {
+    // RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0. A 101 would be a lie, since hyper does not upgrade then.
+    if request.version() < Version::HTTP_11 {
+        let text = "unable to upgrade: HTTP/1.0 has no upgrades: send the request as HTTP/1.1";
+        return Err(refuse(StatusCode::BAD_REQUEST, text.into()));
+    }
+    if announces_body(request.headers()) {
+        let text = "unable to upgrade: the request announces a body: send Content-Length: 0";
+        return Err(refuse(StatusCode::BAD_REQUEST, text.into()));
+    }
     if has_token(request.headers(), &UPGRADE, |v| v.eq_ignore_ascii_case("websocket"))
         && has_token(request.headers(), &CONNECTION, is_upgrade)
     {
@@ -152,6 +162,12 @@ fn plain(status: StatusCode, text: String) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
+}
+
+/// A body would have to be read before the connection changes hands, and one that never comes would hold a
+/// session's place for ever.
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 fn is_upgrade(value: &str) -> bool {

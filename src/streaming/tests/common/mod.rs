@@ -1,6 +1,8 @@
 //! A server that dials loopback, a client that speaks frames, and pods of every temper.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod raw;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -56,6 +58,11 @@ impl Host {
         self.server.url(&format!("http://{}", self.address), "sandbox0123", &[]).unwrap()
     }
 
+    /// A fresh token alone.
+    pub fn token(&self) -> String {
+        self.url().rsplit_once('/').unwrap().1.to_owned()
+    }
+
     pub async fn connect(&self) -> Peer {
         Peer::connect(&self.url()).await
     }
@@ -102,7 +109,11 @@ impl Peer {
         socket.write_all(head.as_bytes()).await.unwrap();
         let answer = read_head(&mut socket).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-        let spdy = Connection::new(Role::Client, spdy::Config::default());
+        Self::over(socket, Connection::new(Role::Client, spdy::Config::default()))
+    }
+
+    /// A peer whose session has been begun by other means.
+    pub fn over(socket: TcpStream, spdy: Connection) -> Self {
         Self { socket, spdy, seen: VecDeque::new(), requests: 0 }
     }
 
