@@ -17,19 +17,9 @@ pub struct Pod {
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct PodSpec {
-    /// Its containers; kubectl looks here for the names of ports.
-    pub containers: Vec<Container>,
-    /// The node's name.
-    pub node_name: String,
-}
-
-/// A container of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Container {
-    /// Its name.
-    pub name: String,
+    /// Its containers: none that are known here, but clients want the field.
+    pub containers: Vec<()>,
 }
 
 /// What there is.

@@ -1,3 +1,10 @@
 //! The host daemon and command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use gangplank::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

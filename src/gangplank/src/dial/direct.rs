@@ -1,0 +1,205 @@
+//! Dialling a port of an ordinary pod: in its network namespace, from here, with no relay.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream};
+use std::path::Path;
+
+use rustix::net::AddressFamily;
+use streaming::{DialError, DialErrorKind};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::namespace::Sockets;
+
+/// Connects to 127.0.0.1 and, if that fails, to ::1. `pod` is its name, for the error.
+///
+/// Has no time limit of its own: whoever drops it limits both addresses together.
+pub(super) async fn dial(
+    sockets: &Sockets,
+    namespace: &Path,
+    pod: &str,
+    port: u16,
+) -> Result<TcpStream, DialError> {
+    let v4 = match connect(sockets, namespace, (Ipv4Addr::LOCALHOST, port).into()).await {
+        Ok(stream) => return Ok(stream),
+        Err(Failed::Socket(error)) => return Err(no_socket(namespace, pod, &error)),
+        Err(Failed::Connect(error)) => error,
+    };
+    let v6 = match connect(sockets, namespace, (Ipv6Addr::LOCALHOST, port).into()).await {
+        Ok(stream) => return Ok(stream),
+        // Without IPv6 the answer of IPv4 is the whole answer.
+        Err(Failed::Socket(_)) => return Err(no_connection(namespace, pod, port, &v4)),
+        Err(Failed::Connect(error)) => error,
+    };
+    let telling = if v6.kind() == ErrorKind::ConnectionRefused { v6 } else { v4 };
+    Err(no_connection(namespace, pod, port, &telling))
+}
+
+enum Failed {
+    Socket(io::Error),
+    Connect(io::Error),
+}
+
+async fn connect(sockets: &Sockets, namespace: &Path, to: SocketAddr) -> Result<TcpStream, Failed> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = sockets.tcp(namespace, family).await.map_err(Failed::Socket)?;
+    let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
+    // The client's segments are forwarded as they come; waiting here would only add latency.
+    socket.set_nodelay(true).map_err(Failed::Socket)?;
+    socket.connect(to).await.map_err(Failed::Connect)
+}
+
+fn no_socket(namespace: &Path, pod: &str, error: &io::Error) -> DialError {
+    let place = namespace.display();
+    let (kind, advice) = match error.kind() {
+        ErrorKind::NotFound => {
+            (DialErrorKind::SandboxGone, "the pod has ended; forward to its successor".into())
+        }
+        ErrorKind::PermissionDenied => {
+            (DialErrorKind::Denied, "run gangplank as root or with CAP_SYS_ADMIN".into())
+        }
+        ErrorKind::InvalidInput => {
+            (DialErrorKind::SandboxGone, "it is no network namespace; correct the pod's endpoint".into())
+        }
+        _ => (DialErrorKind::Internal, format!("{error}; see the limits of the gangplank process")),
+    };
+    DialError::new(kind, format!("make a socket in network namespace {place} of pod {pod:?}: {advice}"))
+}
+
+fn no_connection(namespace: &Path, pod: &str, port: u16, error: &io::Error) -> DialError {
+    let what = format!("connect to 127.0.0.1:{port} and [::1]:{port} in {}", namespace.display());
+    let (kind, came) = match error.kind() {
+        ErrorKind::ConnectionRefused => (
+            DialErrorKind::Refused,
+            format!("connection refused; nothing listens on port {port} in pod {pod:?}"),
+        ),
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable => (
+            DialErrorKind::Unreachable,
+            format!("network unreachable; bring up the loopback interface of pod {pod:?}"),
+        ),
+        ErrorKind::TimedOut => (
+            DialErrorKind::TimedOut,
+            format!("no answer; see whether a packet filter drops port {port} in pod {pod:?}"),
+        ),
+        ErrorKind::PermissionDenied => (
+            DialErrorKind::Denied,
+            format!("{error}; see which packet filter or policy forbids port {port} in pod {pod:?}"),
+        ),
+        _ => (DialErrorKind::Internal, format!("{error}; see the limits of the gangplank process")),
+    };
+    DialError::new(kind, format!("{what}: {came}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const OWN: &str = "/proc/self/ns/net";
+
+    async fn dial_here(port: u16) -> Result<TcpStream, DialError> {
+        dial(&Sockets::start().unwrap(), Path::new(OWN), "demo", port).await
+    }
+
+    /// Keeps a port from others and does not listen on it, on either address.
+    fn bound_socket() -> TcpSocket {
+        let socket = TcpSocket::new_v6().unwrap();
+        socket.bind("[::]:0".parse().unwrap()).unwrap();
+        socket
+    }
+
+    async fn says_hello(listener: TcpListener) {
+        listener.accept().await.unwrap().0.write_all(b"hello").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_listens_on_either_address_is_reached() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(says_hello(listener));
+            let mut stream = dial_here(port).await.unwrap();
+            assert!(stream.nodelay().unwrap());
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said, "hello", "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_was_tried_where() {
+        let bound = bound_socket();
+        let port = bound.local_addr().unwrap().port();
+        let error = dial_here(port).await.unwrap_err();
+        assert_eq!(error.kind, DialErrorKind::Refused);
+        assert_eq!(
+            error.cause,
+            format!(
+                "connect to 127.0.0.1:{port} and [::1]:{port} in {OWN}: connection refused; \
+                 nothing listens on port {port} in pod \"demo\""
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_gone_ends_the_session() {
+        let error = dial(&Sockets::start().unwrap(), Path::new("/nowhere/ns"), "demo", 80).await.unwrap_err();
+        assert_eq!(error.kind, DialErrorKind::SandboxGone);
+        assert!(error.kind.ends_session());
+        assert!(error.cause.contains("/nowhere/ns"), "{}", error.cause);
+    }
+
+    /// A process in a network namespace of its own whose loopback is down.
+    struct Elsewhere(Child);
+
+    impl Elsewhere {
+        fn start() -> Self {
+            let child = Command::new("unshare")
+                .args(["--user", "--map-root-user", "--net", "sleep", "60"])
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap();
+            let namespace = Self(child);
+            while namespace.link() == std::fs::read_link(OWN).ok() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            namespace
+        }
+
+        fn path(&self) -> String {
+            format!("/proc/{}/ns/net", self.0.id())
+        }
+
+        fn link(&self) -> Option<std::path::PathBuf> {
+            std::fs::read_link(self.path()).ok()
+        }
+    }
+
+    impl Drop for Elsewhere {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Needs CAP_SYS_ADMIN to enter; without it, the error must say so.
+    #[tokio::test]
+    async fn another_namespace_is_another_world() {
+        let elsewhere = Elsewhere::start();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sockets = Sockets::start().unwrap();
+        let error = dial(&sockets, Path::new(&elsewhere.path()), "demo", port).await.unwrap_err();
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(error.kind, DialErrorKind::Unreachable, "{}", error.cause);
+            assert!(error.cause.contains("bring up the loopback"), "{}", error.cause);
+        } else {
+            assert_eq!(error.kind, DialErrorKind::Denied, "{}", error.cause);
+            assert!(error.cause.contains("CAP_SYS_ADMIN"), "{}", error.cause);
+        }
+        dial(&sockets, Path::new(OWN), "demo", port).await.expect("home is home again");
+    }
+}

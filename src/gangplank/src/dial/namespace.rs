@@ -1,0 +1,150 @@
+//! Sockets in other network namespaces.
+//!
+//! A socket belongs for good to the namespace in which it was made, and a namespace belongs to a thread. So one
+//! thread does nothing but enter namespaces and make sockets there; connecting them is the runtime's affair.
+//! In our own namespace no other thread is needed.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::{io, thread};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::oneshot;
+
+/// The network namespace of this process.
+const OWN: &str = "/proc/self/ns/net";
+
+/// The thread's stack, in bytes. It calls nothing deep.
+const STACK: usize = 128 << 10;
+
+/// Makes TCP sockets in any network namespace. Its thread ends with its last clone.
+#[derive(Debug, Clone)]
+pub(super) struct Sockets {
+    own: Identity,
+    requests: mpsc::Sender<Request>,
+}
+
+/// What tells one namespace from another: the device and inode of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+#[derive(Debug)]
+struct Request {
+    namespace: PathBuf,
+    family: AddressFamily,
+    socket: oneshot::Sender<io::Result<OwnedFd>>,
+}
+
+impl Sockets {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there is no /proc, or no thread can be had.
+    pub(super) fn start() -> io::Result<Self> {
+        let home = open(Path::new(OWN))?;
+        let (requests, received) = mpsc::channel();
+        thread::Builder::new()
+            .name("namespaces".into())
+            .stack_size(STACK)
+            .spawn(move || make_sockets(&home, &received))?;
+        Ok(Self { own: identity(Path::new(OWN))?, requests })
+    }
+
+    /// A non-blocking TCP socket in this namespace.
+    ///
+    /// # Errors
+    /// When the file is no network namespace or must not be entered, or no socket can be had.
+    pub(super) async fn tcp(&self, namespace: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
+        if identity(namespace)? == self.own {
+            return socket(family);
+        }
+        let (answer, socket) = oneshot::channel();
+        let request = Request { namespace: namespace.into(), family, socket: answer };
+        self.requests.send(request).map_err(|_| io::Error::other(ENDED))?;
+        socket.await.map_err(|_| io::Error::other(ENDED))?
+    }
+}
+
+const ENDED: &str = "the thread that enters network namespaces has ended; restart gangplank";
+
+fn make_sockets(home: &OwnedFd, requests: &mpsc::Receiver<Request>) {
+    for request in requests {
+        let socket = socket_in(home, &request.namespace, request.family);
+        // Nobody waits for it any more when the client has gone meanwhile.
+        let _ = request.socket.send(socket);
+    }
+}
+
+fn socket_in(home: &OwnedFd, namespace: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
+    enter(&open(namespace)?)?;
+    let socket = socket(family);
+    // A thread that stayed would keep the namespace alive after its pod has gone.
+    enter(home)?;
+    socket
+}
+
+fn enter(namespace: &OwnedFd) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+fn open(namespace: &Path) -> io::Result<OwnedFd> {
+    // Non-blocking, because what is no namespace may be a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(namespace, flags, Mode::empty())?)
+}
+
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+fn identity(namespace: &Path) -> io::Result<Identity> {
+    let stat = rustix::fs::stat(namespace)?;
+    Ok(Identity(stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn our_own_namespace_needs_no_thread() {
+        let (requests, received) = mpsc::channel();
+        drop(received);
+        let sockets = Sockets { own: identity(Path::new(OWN)).unwrap(), requests };
+        sockets.tcp(Path::new(OWN), AddressFamily::INET).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_or_no_namespace_is_an_error() {
+        let sockets = Sockets::start().unwrap();
+        let error = sockets.tcp(Path::new("/nowhere"), AddressFamily::INET).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let error = sockets.tcp(Path::new("/proc/self/stat"), AddressFamily::INET).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_thread_ends_with_its_last_owner() {
+        let sockets = Sockets::start().unwrap();
+        let weak = sockets.requests.clone();
+        drop(sockets);
+        drop(weak);
+        let named = |task: io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("comm"))
+                .is_ok_and(|comm| comm.trim() == "namespaces")
+        };
+        let lives = || std::fs::read_dir("/proc/self/task").unwrap().any(named);
+        // Other tests of this process may have such a thread for a moment, so wait until none is left.
+        for _ in 0..1000 {
+            if !lives() {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("a thread named \"namespaces\" lives on");
+    }
+}
