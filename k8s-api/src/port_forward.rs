@@ -20,7 +20,3 @@ pub const CHANNEL_V4: &str = "v4.channel.k8s.io";
 
 /// The same in base64 text; a WebSocket subprotocol.
 pub const CHANNEL_V4_BASE64: &str = "v4.base64.channel.k8s.io";
-
-/// Ports that one port-forward request may name. Two WebSocket channels belong to a port, channel numbers are
-/// one byte of which some clients read seven bits, and 255 is reserved.
-pub const MAX_PORTS: usize = 64;

@@ -19,7 +19,6 @@ use k8s_api::cri::{
     ListPodSandboxRequest, PodSandboxStatusRequest, PortForwardRequest, PortForwardResponse, StatusRequest,
     VersionRequest, method,
 };
-use k8s_api::port_forward::MAX_PORTS;
 use prost::Message;
 use streaming::{Server, TokenError};
 use tokio::net::UnixStream;
@@ -109,7 +108,6 @@ impl Front {
 
     fn port_forward(&self, asked: &PortForwardRequest) -> Result<PortForwardResponse, Status> {
         let pod = self.pod(&asked.pod_sandbox_id)?;
-        valid_ports(&asked.port)?;
         if let Some(missing) = pod.missing() {
             return Err(Status::failed_precondition(format!(
                 "pod sandbox {} is not ready: {} is not there; start the pod and forward again",
@@ -144,22 +142,11 @@ where
     Grpc::new(ProstCodec::<A, Q>::default()).unary(service, request).await
 }
 
-fn valid_ports(ports: &[i32]) -> Result<(), Status> {
-    if ports.len() > MAX_PORTS {
-        return Err(Status::invalid_argument(format!(
-            "{} ports in one request, and a session has at most {MAX_PORTS}; open several sessions",
-            ports.len()
-        )));
-    }
-    match ports.iter().find(|port| !(1..=65535).contains(*port)) {
-        Some(port) => Err(Status::invalid_argument(format!("{port} is no port; ports are 1 to 65535"))),
-        None => Ok(()),
-    }
-}
-
 fn no_token(error: TokenError) -> Status {
     let code = match error {
         TokenError::Full => Code::ResourceExhausted,
+        TokenError::BadPort(_) | TokenError::TooManyPorts(_) => Code::InvalidArgument,
+        TokenError::NoRandomness(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
 }
@@ -174,16 +161,6 @@ fn not_served(path: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_at_most_64_and_real_ones() {
-        assert!(valid_ports(&[]).is_ok());
-        assert!(valid_ports(&[1; 64]).is_ok());
-        assert!(valid_ports(&[1, 65535]).is_ok());
-        for wrong in [&[1; 65][..], &[0], &[80, 65536], &[-1]] {
-            assert_eq!(valid_ports(wrong).unwrap_err().code(), Code::InvalidArgument);
-        }
-    }
 
     #[test]
     fn a_full_token_table_is_told_as_kubelets_expect() {

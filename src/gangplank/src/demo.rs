@@ -73,36 +73,64 @@ pub(crate) enum DemoError {
 /// When any part does not work, or stops working.
 pub(crate) async fn run(options: &Options) -> Result<(), DemoError> {
     let mut signals = Signals::catch()?;
-    tokio::select! {
-        result = show(options) => result,
-        _ = signals.next() => Ok(()),
+    let demo = tokio::select! {
+        demo = Demo::start(options) => demo?,
+        _ = signals.next() => return Ok(()),
+    };
+    demo.stay(&mut signals).await
+}
+
+/// All of its parts, which end together.
+struct Demo {
+    forward: Forward,
+    daemon: Daemon,
+    pod: Pod,
+    // After all that has files there.
+    _folder: TempDir,
+}
+
+impl Demo {
+    async fn start(options: &Options) -> Result<Self, DemoError> {
+        let folder = tempfile::Builder::new().prefix("gangplank-demo-").tempdir()?;
+        let pod = match &options.vm {
+            None => Pod::embedded(folder.path()).await?,
+            Some(program) => Pod::vm(program, folder.path()).await?,
+        };
+        let daemon = Daemon::start(&configure(&folder, &pod)?).await?;
+        let pair = PortPair { local: 0, remote: pod.port };
+        let forward = Forward::start(&daemon.addresses().cri, "demo", &[pair]).await?;
+        Ok(Self { forward, daemon, pod, _folder: folder })
+    }
+
+    async fn stay(mut self, signals: &mut Signals) -> Result<(), DemoError> {
+        let [local, ..] = self.forward.ports() else {
+            return Err(io::Error::other("no port was forwarded").into());
+        };
+        let (local, port) = (local.here, self.pod.port);
+        let result = tokio::select! {
+            why = self.forward.run() => Err(ForwardError::Lost(why).into()),
+            ended = self.pod.ended() => Err(ended.into()),
+            failed = introduce(self.daemon.addresses(), port, local) => failed,
+            _ = signals.next() => Ok(()),
+        };
+        // Whoever still forwards is told that it is over; nobody is waited for.
+        tokio::select! {
+            _ = self.daemon.shut_down(Duration::ZERO) => {}
+            _ = signals.next() => {}
+        }
+        result
     }
 }
 
-/// Ends only when something breaks. Dropping it ends every part of it, and removes its files.
-async fn show(options: &Options) -> Result<(), DemoError> {
-    let folder = tempfile::Builder::new().prefix("gangplank-demo-").tempdir()?;
-    let mut pod = match &options.vm {
-        None => Pod::embedded(folder.path()).await?,
-        Some(program) => Pod::vm(program, folder.path()).await?,
-    };
-    let daemon = Daemon::start(&configure(&folder, &pod)?).await?;
-    let addresses = daemon.addresses();
-    let pair = PortPair { local: 0, remote: pod.port };
-    let forward = Forward::start(&addresses.cri, "demo", &[pair]).await?;
-    let [local, ..] = forward.ports() else { return Err(io::Error::other("no port was forwarded").into()) };
-    let local = local.here;
-
+/// Shows the page, then waits for ever.
+async fn introduce(addresses: &Addresses, port: u16, local: SocketAddr) -> Result<(), DemoError> {
     let started = Instant::now();
     let page = fetch(local).await?;
     let took = started.elapsed();
-    write!(io::stdout(), "{}{}", came(local, &page, took), invitation(addresses, &pod, local))?;
+    write!(io::stdout(), "{}{}", came(local, &page, took), invitation(addresses, port, local))?;
     // Only now, so that events do not mix with what was said above.
     logs::start(&Log::default());
-    tokio::select! {
-        why = forward.lost() => Err(ForwardError::Lost(why).into()),
-        ended = pod.ended() => Err(ended.into()),
-    }
+    std::future::pending().await
 }
 
 /// The daemon's configuration, as a file that can be looked at.
@@ -136,8 +164,8 @@ fn came(local: SocketAddr, page: &str, took: Duration) -> String {
     text
 }
 
-fn invitation(addresses: &Addresses, pod: &Pod, local: SocketAddr) -> String {
-    let (port, cri) = (pod.port, &addresses.cri);
+fn invitation(addresses: &Addresses, port: u16, local: SocketAddr) -> String {
+    let cri = &addresses.cri;
     let gangplank = std::env::current_exe().unwrap_or_else(|_| "gangplank".into());
     let mut text = format!("\nIt stays up. Try from another terminal:\n\n  curl http://{local}/\n");
     if let Some(kube_api) = addresses.kube_api {

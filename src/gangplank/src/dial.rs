@@ -38,7 +38,7 @@ impl Dialer {
 impl Dial for Dialer {
     type Conn = PodConn;
 
-    fn dial(&self, target: Target) -> impl Future<Output = Result<PodConn, DialError>> + Send + 'static {
+    fn dial(&self, target: Target) -> impl Future<Output = Result<PodConn, DialError>> + Send {
         let pod = self.pods.get(&target.sandbox).cloned();
         let (sockets, limit) = (self.sockets.clone(), self.relay_limit);
         async move {

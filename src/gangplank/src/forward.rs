@@ -6,10 +6,10 @@ mod ports;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use streaming::{Client, ClientError};
-use tokio::net::TcpListener;
+use streaming::{Client, ClientError, ClientEvent};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub(crate) use self::ports::PortPair;
@@ -71,15 +71,17 @@ pub(crate) async fn run(cri: &UnixUrl, pod: &str, pairs: &[PortPair]) -> Result<
     }
     tokio::select! {
         _ = signals.next() => Ok(()),
-        why = forward.lost() => Err(ForwardError::Lost(why)),
+        why = forward.run() => Err(ForwardError::Lost(why)),
     }
 }
 
 /// A session and the ports here that lead into it. Dropping it ends both.
 pub(crate) struct Forward {
-    client: Arc<Client>,
+    client: Client,
     ports: Vec<Port>,
-    listening: JoinSet<()>,
+    accepted: mpsc::Receiver<(u16, TcpStream)>,
+    // Dropped with the rest, which ends the listening.
+    _listening: JoinSet<()>,
 }
 
 /// A port here.
@@ -106,13 +108,14 @@ impl Forward {
             }
         }
         let url = cri_client::port_forward(cri, pod).await?;
-        let client = Arc::new(Client::connect(&url).await?);
+        let client = Client::connect(&url).await?;
+        let (connections, accepted) = mpsc::channel(1);
         let (mut ports, mut listening) = (Vec::new(), JoinSet::new());
         for (listener, remote) in listeners {
             ports.push(Port { here: listener.local_addr()?, remote });
-            listening.spawn(accept(listener, remote, Arc::clone(&client)));
+            listening.spawn(accept(listener, remote, connections.clone()));
         }
-        Ok(Self { client, ports, listening })
+        Ok(Self { client, ports, accepted, _listening: listening })
     }
 
     /// The ports here, in the order of the pairs.
@@ -120,20 +123,35 @@ impl Forward {
         &self.ports
     }
 
-    /// Waits for the session to end by itself, and says why it did.
-    pub(crate) async fn lost(mut self) -> String {
-        let closed = self.client.closed().await;
-        self.listening.abort_all();
-        closed.text.unwrap_or_else(|| "the other side closed it; forward again".into())
+    /// Forwards connections until the session ends by itself, and says why it did.
+    pub(crate) async fn run(mut self) -> String {
+        loop {
+            tokio::select! {
+                Some((port, local)) = self.accepted.recv() => self.client.forward(port, local),
+                event = self.client.event() => match event {
+                    Some(ClientEvent::Refused { port }) => {
+                        tell(&format!("port {port} of the pod cannot be reached; the daemon's log says why"));
+                    }
+                    Some(ClientEvent::Failed { port, text }) => tell(&format!("port {port} of the pod: {text}")),
+                    Some(ClientEvent::Closed(why)) => return why,
+                    None => return "it has ended".into(),
+                },
+            }
+        }
     }
 }
 
-async fn accept(listener: TcpListener, remote: u16, client: Arc<Client>) {
+fn tell(what: &str) {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr(), "gangplank: {what}");
+}
+
+async fn accept(listener: TcpListener, port: u16, connections: mpsc::Sender<(u16, TcpStream)>) {
     loop {
         let local = listen::accept(&listener).await;
-        // Whoever is forwarded has waited for the network once already.
-        let _ = local.set_nodelay(true);
-        client.forward(remote, local);
+        if connections.send((port, local)).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -71,7 +71,12 @@ impl Front {
     async fn connection(self, stream: TcpStream, stop: CancellationToken) {
         // Sessions come over this socket: waiting for more to send would only add latency.
         let _ = stream.set_nodelay(true);
-        let answer = service_fn(move |request| {
+        let client = stream.peer_addr().ok();
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            // The streaming server names it when a session opens and closes.
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
             let front = self.clone();
             async move { Ok::<_, Infallible>(front.answer(request)) }
         });

@@ -1,5 +1,7 @@
 //! Events, on standard error.
 
+use std::io::IsTerminal;
+
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -14,7 +16,9 @@ const OURS: [&str; 4] = ["gangplank", "streaming", "channel", "spdy_rs"];
 /// Writes events from now on. Only the first call of a process has an effect.
 pub(crate) fn start(log: &Log) {
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => {
+            fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
+        }
         LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
     };
     let level = level(log.level);

@@ -2,9 +2,11 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use clap::Args;
+use relay::{Listen, Relay, RelayError};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 
@@ -34,6 +36,9 @@ pub(crate) enum GuestError {
         /// What the system says.
         source: io::Error,
     },
+    /// The relay does not run.
+    #[error("the demo's pod has no relay: {0}")]
+    Relay(#[from] RelayError),
 }
 
 fn cannot(what: &'static str) -> impl Fn(io::Error) -> GuestError {
@@ -80,6 +85,14 @@ fn explain(error: &namespace::NamespaceError) {
     );
 }
 
-fn start_relay(_socket: &std::path::Path) -> Result<(), GuestError> {
+/// Runs the relay on a thread of its own, in the namespace that this thread has entered.
+fn start_relay(socket: &Path) -> Result<(), GuestError> {
+    let relay = Relay::bind(&[Listen::Unix { path: socket.into() }], relay::Config::default())?;
+    let run = move || {
+        if let Err(error) = relay.run() {
+            let _ = writeln!(io::stderr(), "gangplank: {error}");
+        }
+    };
+    thread::Builder::new().name("relay".into()).spawn(run).map_err(cannot("start a thread"))?;
     Ok(())
 }

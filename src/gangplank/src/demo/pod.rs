@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// How long a pod may take to be ready. A guest boots in 3 s, on a busy machine without KVM in 30.
 const READY: Duration = Duration::from_secs(120);
@@ -23,8 +23,9 @@ pub(super) struct Pod {
     /// The port of its page.
     pub(super) port: u16,
     child: Child,
-    // Kept open, so that the pod may go on writing.
-    _output: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
+    // Taken from the child, whose `wait` would close it, and with that end the pod.
+    _input: Option<ChildStdin>,
 }
 
 /// Why there is no pod.
@@ -73,7 +74,9 @@ impl Pod {
             command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = spawned.spawn().map_err(failed)?;
         let output = child.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-        let mut pod = Self { endpoint: String::new(), port: PAGE, child, _output: BufReader::new(output) };
+        let input = child.stdin.take();
+        let output = BufReader::new(output);
+        let mut pod = Self { endpoint: String::new(), port: PAGE, child, output, _input: input };
         let line = tokio::time::timeout(READY, pod.first_line())
             .await
             .map_err(|_| PodError::NotReady(format!("it said nothing for {} s", READY.as_secs())))??;
@@ -96,7 +99,7 @@ impl Pod {
 
     async fn first_line(&mut self) -> Result<String, PodError> {
         let mut line = String::new();
-        match self._output.read_line(&mut line).await {
+        match self.output.read_line(&mut line).await {
             Ok(0) => Err(PodError::NotReady("it has ended".into())),
             Ok(_) => Ok(line),
             Err(error) => Err(PodError::NotReady(error.to_string())),
