@@ -29,7 +29,7 @@ use crate::link::{Link, MAX_LEAD, Violation};
 use head::Head;
 use stash::Stash;
 
-pub(crate) use descriptor::{Descriptor, register};
+pub(crate) use descriptor::{Descriptor, watch_reading, watch_writing};
 use socket::{Role, Socket};
 
 /// Slices of a vectored write that are looked at; the rest waits for the next write.

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::time::{Instant, timeout_at};
 
-use crate::channel::Descriptor;
+use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Open, Opened, Opening, Opens};
 use crate::{Channel, Endpoint};
 
@@ -121,9 +121,13 @@ async fn read(descriptor: &Descriptor, into: &mut [u8], flags: RecvFlags) -> io:
 
 async fn write_all(descriptor: &Descriptor, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        let send = |fd: &_| retry(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL));
-        let sent = descriptor.async_io(Interest::WRITABLE, send).await?;
-        bytes = &bytes[sent..];
+        match retry(|| rustix::net::send(descriptor.get_ref(), bytes, SendFlags::NOSIGNAL)) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                drop(watch_writing(descriptor.get_ref())?.writable().await?);
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

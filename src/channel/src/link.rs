@@ -23,12 +23,16 @@ use std::ops::Range;
 use crate::frame::{self, HEADER_LEN, Kind, MAX_DATA};
 use parser::{Frame, Item, Parser};
 
-/// The credit of a direction, in bytes of DATA frames. Never more are outstanding.
+/// The credit of a direction, in bytes of DATA frames: three of the largest. Never more are outstanding.
 ///
 /// At most 256 KiB may be outstanding on a hybrid vsock connection (vhost-device-vsock 0.3.0 stops it for good
 /// beyond that), control frames included: at most four CREDITs, FIN, FIN_ACK and one RESET, 1,072 bytes. Half of
-/// it must hold the largest frame, or that frame could wait for ever. The rest is distance from the edge.
-pub const WINDOW: u32 = 192 << 10;
+/// it must hold the largest frame, or that frame could wait for ever. Whole frames, so that none is cut to fit.
+pub const WINDOW: u32 = 3 * (HEADER_LEN + MAX_DATA) as u32;
+
+/// No frame is begun with less credit than this, in bytes: where so little is left, more than half of the window
+/// is outstanding and its return is certain, and small frames would cost more than they bring.
+const LEAST_CREDIT: u32 = 16 << 10;
 
 /// Credit is returned by a frame of its own once this much has been handed on, in bytes.
 const RETURN_AT: u32 = WINDOW / 2;
@@ -36,7 +40,7 @@ const RETURN_AT: u32 = WINDOW / 2;
 /// Credit is returned together with DATA, which costs no system call, once this much has been handed on.
 const RETURN_WITH_DATA_AT: u32 = WINDOW / 4;
 
-const _: () = assert!(RETURN_AT as usize >= HEADER_LEN + MAX_DATA);
+const _: () = assert!(RETURN_AT as usize >= HEADER_LEN + MAX_DATA && LEAST_CREDIT <= WINDOW - RETURN_AT);
 
 /// The most bytes of control frames that can be due at once: CREDIT, FIN_ACK, FIN.
 pub const MAX_CONTROL: usize = HEADER_LEN + frame::CREDIT_LEN + HEADER_LEN + HEADER_LEN;
@@ -151,10 +155,11 @@ impl Link {
 
     /// How many bytes of payload the next DATA frame may have; 0 when none may be begun now.
     pub fn sendable(&self) -> usize {
-        if self.over || self.sending != Sending::Open || self.frame_left > 0 {
+        let may_begin = !self.over && self.sending == Sending::Open && self.frame_left == 0;
+        if !may_begin || self.credit < LEAST_CREDIT {
             return 0;
         }
-        (self.credit as usize).saturating_sub(HEADER_LEN).min(MAX_DATA)
+        (self.credit as usize - HEADER_LEN).min(MAX_DATA)
     }
 
     /// Payload that is missing from the DATA frame that was begun. Nothing else may be sent before it.

@@ -22,7 +22,7 @@ use crate::dialling::{Dialling, Progress};
 use crate::leftover::Leftover;
 use crate::moving::{End, Moving};
 use crate::relay::{Config, Token};
-use crate::side::{self, Side};
+use crate::side::Side;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -76,6 +76,7 @@ impl Connection {
         }
     }
 
+    /// The host's socket, of which epoll is to be told.
     pub(crate) fn host(&self) -> &Side {
         &self.host
     }
@@ -102,6 +103,26 @@ impl Connection {
 
     /// Does what can be done now.
     pub(crate) fn proceed(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        let verdict = self.advance(turn);
+        match self.watch_room(turn) {
+            Ok(()) => verdict,
+            Err(error) => {
+                turn.log(format_args!("cannot watch a connection any longer ({error}); it was closed"));
+                Verdict::Close
+            }
+        }
+    }
+
+    /// Has epoll say when sockets that are full have room.
+    fn watch_room(&mut self, turn: &Turn<'_>) -> Result<(), Errno> {
+        self.host.watch_room(turn.epoll, Token::Host(turn.index))?;
+        match &mut self.state {
+            State::Moving(moving) => moving.pod().watch_room(turn.epoll, Token::Pod(turn.index)),
+            State::Opening(_) | State::Dialling(_) | State::Lingering => Ok(()),
+        }
+    }
+
+    fn advance(&mut self, turn: &mut Turn<'_>) -> Verdict {
         if let State::Opening(_) = self.state
             && let Some(verdict) = self.proceed_opening(turn)
         {
@@ -282,8 +303,7 @@ impl Connection {
 
 impl Turn<'_> {
     fn watch_pod(&self, pod: &Side) -> Result<(), Errno> {
-        let token = Token::Pod(self.index).into();
-        rustix::event::epoll::add(self.epoll, pod.fd(), token, side::INTEREST)
+        pod.watch(self.epoll, Token::Pod(self.index))
     }
 
     fn log(&self, line: Arguments<'_>) {

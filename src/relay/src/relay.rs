@@ -14,7 +14,6 @@ use crate::connection::{Connection, Turn, Verdict};
 use crate::connections::Connections;
 use crate::listen::{Listen, Listener};
 use crate::moving::SCRATCH;
-use crate::side;
 
 /// Events taken from the kernel at once; the others wait for the next call.
 const EVENTS: usize = 256;
@@ -312,8 +311,7 @@ impl Relay {
         let is_full = self.connections.len() >= self.config.connections;
         let index = self.connections.insert(Connection::new(host, deadline));
         let Some(connection) = self.connections.get(index) else { return };
-        let token = Token::Host(index).into();
-        if let Err(error) = epoll::add(&self.epoll, connection.host().fd(), token, side::INTEREST) {
+        if let Err(error) = connection.host().watch(self.epoll.as_fd(), Token::Host(index)) {
             (self.config.log)(format_args!("cannot watch a new connection ({error}); it was closed"));
             return self.connections.remove(index);
         }

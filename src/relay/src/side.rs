@@ -4,15 +4,20 @@
 //! has said is kept here until a call finds it used up. A short read or write has found that.
 
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::event::epoll::EventFlags;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-/// What epoll is asked for, once for all.
-pub(crate) const INTEREST: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+use crate::relay::Token;
+
+/// What epoll is asked for at first. Of room in a socket that was never full it would say too much: Unix sockets
+/// and AF_VSOCK report it whenever the peer reads.
+pub(crate) const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// What epoll is asked for once a socket was full, or while it is being connected.
+pub(crate) const BOTH: EventFlags = READING.union(EventFlags::OUT);
 
 const CLOSED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
@@ -21,6 +26,8 @@ pub(crate) struct Side {
     fd: OwnedFd,
     readable: bool,
     writable: bool,
+    /// What epoll was asked for.
+    interest: EventFlags,
     /// The peer has ended: a short read says nothing, the end or an error is behind it.
     closed: bool,
 }
@@ -28,12 +35,26 @@ pub(crate) struct Side {
 impl Side {
     /// A socket that epoll is about to know.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, writable: true, closed: false }
+        Self { fd, readable: false, writable: true, interest: READING, closed: false }
     }
 
     /// A socket on which a connect is under way: it is writable once that has come to an end.
     pub(crate) fn connecting(fd: OwnedFd) -> Self {
-        Self { writable: false, ..Self::new(fd) }
+        Self { writable: false, interest: BOTH, ..Self::new(fd) }
+    }
+
+    /// Lets epoll watch it from now on.
+    pub(crate) fn watch(&self, epoll: BorrowedFd<'_>, token: Token) -> Result<(), Errno> {
+        epoll::add(epoll, &self.fd, token.into(), self.interest)
+    }
+
+    /// Lets epoll say when there is room, if it has to.
+    pub(crate) fn watch_room(&mut self, epoll: BorrowedFd<'_>, token: Token) -> Result<(), Errno> {
+        if self.writable || self.interest == BOTH {
+            return Ok(());
+        }
+        self.interest = BOTH;
+        epoll::modify(epoll, &self.fd, token.into(), self.interest)
     }
 
     pub(crate) fn is_writable(&self) -> bool {

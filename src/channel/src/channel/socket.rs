@@ -13,12 +13,17 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::ReadBuf;
 
-use super::descriptor::Descriptor;
+use super::descriptor::{Descriptor, watch_writing};
 use super::readv::readv;
 
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// Watched for reading.
     descriptor: Descriptor,
+    /// The same socket, watched for writing while it is full. That is rare, as the link's window is smaller than
+    /// what the transports hold; and watched for all the time, Unix sockets and AF_VSOCK would wake the runtime
+    /// whenever the peer reads.
+    full: Option<Box<Descriptor>>,
     readable: Waiting,
     writable: Waiting,
 }
@@ -32,7 +37,7 @@ pub(super) enum Role {
 
 impl Socket {
     pub(super) fn new(descriptor: Descriptor) -> Self {
-        Self { descriptor, readable: Waiting::default(), writable: Waiting::default() }
+        Self { descriptor, full: None, readable: Waiting::default(), writable: Waiting::default() }
     }
 
     /// Whether a read is worth a try.
@@ -77,16 +82,19 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let whole = parts.iter().map(|part| part.len()).sum();
         loop {
-            let polled = self.writable.poll(role, cx, |cx| self.descriptor.poll_write_ready(cx));
-            let mut guard = ready!(polled)?;
-            match send(guard.get_inner(), parts) {
+            if let Some(full) = &self.full {
+                let mut guard = ready!(self.writable.poll(role, cx, |cx| full.poll_write_ready(cx)))?;
+                guard.clear_ready();
+            }
+            match send(self.descriptor.get_ref(), parts) {
                 Ok(len) => {
-                    if len < whole {
-                        guard.clear_ready();
+                    if len == whole && self.full.take().is_some() {
+                        self.writable.wake_all();
                     }
                     return Poll::Ready(Ok(len));
                 }
-                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+                Err(Errno::WOULDBLOCK) if self.full.is_some() => {}
+                Err(Errno::WOULDBLOCK) => self.full = Some(Box::new(watch_writing(&self.descriptor)?)),
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -100,15 +108,14 @@ impl Socket {
 
     /// A reader that waits finds something elsewhere.
     pub(super) fn wake_reader(&mut self) {
-        self.readable.wake(Role::Reader);
-        self.writable.wake(Role::Reader);
+        wake(&mut self.readable.reader);
+        wake(&mut self.writable.reader);
     }
 
     /// The channel has failed: nobody needs to wait.
     pub(super) fn wake_all(&mut self) {
-        self.wake_reader();
-        self.readable.wake(Role::Writer);
-        self.writable.wake(Role::Writer);
+        self.readable.wake_all();
+        self.writable.wake_all();
     }
 }
 
@@ -147,14 +154,15 @@ impl Waiting {
         polled
     }
 
-    fn wake(&mut self, role: Role) {
-        let waiting = match role {
-            Role::Reader => self.reader.take(),
-            Role::Writer => self.writer.take(),
-        };
-        if let Some(waker) = waiting {
-            waker.wake();
-        }
+    fn wake_all(&mut self) {
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+}
+
+fn wake(waiting: &mut Option<Waker>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
     }
 }
 

@@ -1,7 +1,6 @@
 //! Connecting to an endpoint's socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{DialError, DialErrorKind};
 use crate::Endpoint;
-use crate::channel::{Descriptor, register};
+use crate::channel::{Descriptor, watch_reading, watch_writing};
 
 /// Time between two tries while a Unix socket's backlog is full, which the system does not let one wait for.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -56,7 +55,7 @@ async fn connect_unix(path: &Path) -> io::Result<Descriptor> {
     loop {
         match rustix::net::connect(&socket, &address) {
             // Nothing is awaited from here to the first word (see `hybrid`).
-            Ok(()) => return register(socket),
+            Ok(()) => return watch_reading(socket),
             Err(Errno::AGAIN) => tokio::time::sleep(BACKLOG_PAUSE).await,
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -67,12 +66,13 @@ async fn connect_unix(path: &Path) -> io::Result<Descriptor> {
 async fn connect_vsock(cid: u32, port: u32) -> io::Result<Descriptor> {
     let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
     match socket.connect(&SockAddr::vsock(cid, port)) {
-        Ok(()) => return register(OwnedFd::from(socket)),
+        Ok(()) => return watch_reading(socket.into()),
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
         Err(error) => return Err(error),
     }
-    let descriptor = register(OwnedFd::from(socket))?;
-    drop(descriptor.writable().await?);
-    rustix::net::sockopt::socket_error(descriptor.get_ref())??;
-    Ok(descriptor)
+    drop(watch_writing(&socket)?.writable().await?);
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => watch_reading(socket.into()),
+    }
 }

@@ -89,18 +89,22 @@ fn credit_counts_headers() {
         send(&mut link, b"x");
         frames += 1;
     }
-    assert_eq!(frames, WINDOW / 5);
-    read_all(&mut link, &credit(5 + WINDOW % 5)).unwrap();
-    assert!(link.sendable() > 0);
+    assert_eq!(frames, (WINDOW - LEAST_CREDIT) / 5 + 1);
+    read_all(&mut link, &credit(5)).unwrap();
+    assert_eq!(link.sendable(), LEAST_CREDIT as usize - 4 + (WINDOW - LEAST_CREDIT) as usize % 5);
 }
 
 #[test]
 fn the_largest_frame_is_bounded_by_frame_and_credit() {
     let mut link = Link::new();
-    assert_eq!(link.sendable(), MAX_DATA);
-    send(&mut link, &vec![0; MAX_DATA]);
-    send(&mut link, &vec![0; MAX_DATA]);
-    assert_eq!(link.sendable(), WINDOW as usize - 2 * (4 + MAX_DATA) - 4);
+    send(&mut link, &[0; 1_000]);
+    for _ in 0..2 {
+        assert_eq!(link.sendable(), MAX_DATA);
+        send(&mut link, &vec![0; MAX_DATA]);
+    }
+    assert_eq!(link.sendable(), MAX_DATA - 1_004);
+    send(&mut link, &vec![0; MAX_DATA - 1_004]);
+    assert_eq!(link.sendable(), 0);
 }
 
 #[test]
@@ -204,7 +208,7 @@ fn every_violation_is_found() {
     assert_eq!(violates(&late_data), Violation::OutOfPlace(Kind::Data));
     assert_eq!(violates(&credit(1)), Violation::CreditBeyondWindow(1));
     assert_eq!(violates(&credit(u32::MAX)), Violation::CreditBeyondWindow(u32::MAX));
-    assert_eq!(violates(&data(&[0; MAX_DATA]).repeat(3)), Violation::BeyondCredit(12));
+    assert_eq!(violates(&[data(&[0; MAX_DATA]).repeat(3), data(b"x")].concat()), Violation::BeyondCredit(5));
 }
 
 /// One direction's wire between two links, with what was put in and what came out.

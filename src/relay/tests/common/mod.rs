@@ -1,6 +1,6 @@
 //! A relay in a thread of this process, and a pod: whatever listens on a local port.
 
-#![allow(dead_code, unreachable_pub)] // each test program uses its part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)] // each test program uses its part
 
 use std::future::Future;
 use std::path::PathBuf;
