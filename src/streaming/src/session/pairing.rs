@@ -56,7 +56,7 @@ pub(super) enum Match {
 ///
 /// Invariant: every entry's stream is open. A stream that ends must be taken out with [`Pairing::forget`].
 pub(super) struct Pairing<T> {
-    waiting: HashMap<Vec<u8>, Lone<T>>,
+    waiting: HashMap<Key, Lone<T>>,
 }
 
 impl<T: Copy> Pairing<T> {
@@ -79,7 +79,7 @@ impl<T: Copy> Pairing<T> {
         let Some(port) = headers.get("port").and_then(parse_port) else {
             return Match::Invalid("its port is not a number from 1 to 65535");
         };
-        let key = request_key(id, kind, headers);
+        let key = Key::of(id, kind, headers);
         match self.waiting.get(&key) {
             None => {
                 self.waiting.insert(key, Lone { id, kind, since: now });
@@ -113,11 +113,22 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-fn request_key(id: u32, kind: Kind, headers: &Headers) -> Vec<u8> {
-    match (headers.get("requestid"), kind) {
-        (Some(request), _) if !request.is_empty() => request.to_vec(),
-        (_, Kind::Error) => id.to_string().into_bytes(),
-        (_, Kind::Data) => id.saturating_sub(2).to_string().into_bytes(),
+/// What the two streams of a pair have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// Their `requestid`.
+    Request(Vec<u8>),
+    /// Of streams without one: the error stream's id.
+    ErrorStream(u32),
+}
+
+impl Key {
+    fn of(id: u32, kind: Kind, headers: &Headers) -> Self {
+        match (headers.get("requestid"), kind) {
+            (Some(request), _) if !request.is_empty() => Self::Request(request.to_vec()),
+            (_, Kind::Error) => Self::ErrorStream(id),
+            (_, Kind::Data) => Self::ErrorStream(id.saturating_sub(2)),
+        }
     }
 }
 
@@ -161,6 +172,15 @@ mod tests {
         pairing.add(7, &stream("error", "0080", None), 0);
         let complete = pairing.add(9, &stream("data", "80", None), 0);
         assert_eq!(complete, Match::Complete(Pair { port: 80, error: 7, data: 9 }, Kind::Data));
+    }
+
+    #[test]
+    fn an_id_is_not_taken_for_a_request_of_that_name() {
+        let mut pairing = Pairing::new();
+        assert_eq!(pairing.add(3, &stream("error", "80", Some("7")), 0), Match::First(80, Kind::Error));
+        assert_eq!(pairing.add(7, &stream("error", "81", None), 0), Match::First(81, Kind::Error));
+        let complete = pairing.add(9, &stream("data", "81", None), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 81, error: 7, data: 9 }, Kind::Data));
     }
 
     #[test]
