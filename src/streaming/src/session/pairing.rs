@@ -16,6 +16,10 @@ use std::collections::HashMap;
 
 use spdy::Headers;
 
+/// Longest request id, in bytes. Clients count from 0; the longest that a header block can hold would let a
+/// session's lone streams keep 64 MiB.
+const MAX_REQUEST_ID: usize = 64;
+
 /// The two kinds of stream of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -79,7 +83,9 @@ impl<T: Copy> Pairing<T> {
         let Some(port) = headers.get("port").and_then(parse_port) else {
             return Match::Invalid("its port is not a number from 1 to 65535");
         };
-        let key = Key::of(id, kind, headers);
+        let Some(key) = Key::of(id, kind, headers) else {
+            return Match::Invalid("its requestid is too long");
+        };
         match self.waiting.get(&key) {
             None => {
                 self.waiting.insert(key, Lone { id, kind, since: now });
@@ -123,11 +129,13 @@ enum Key {
 }
 
 impl Key {
-    fn of(id: u32, kind: Kind, headers: &Headers) -> Self {
+    /// `None`: the request id is too long.
+    fn of(id: u32, kind: Kind, headers: &Headers) -> Option<Self> {
         match (headers.get("requestid"), kind) {
-            (Some(request), _) if !request.is_empty() => Self::Request(request.to_vec()),
-            (_, Kind::Error) => Self::ErrorStream(id),
-            (_, Kind::Data) => Self::ErrorStream(id.saturating_sub(2)),
+            (Some(request), _) if request.len() > MAX_REQUEST_ID => None,
+            (Some(request), _) if !request.is_empty() => Some(Self::Request(request.to_vec())),
+            (_, Kind::Error) => Some(Self::ErrorStream(id)),
+            (_, Kind::Data) => Some(Self::ErrorStream(id.saturating_sub(2))),
         }
     }
 }
@@ -200,6 +208,7 @@ mod tests {
             stream("data", "70000", Some("0")),
             stream("data", "+80", Some("0")),
             stream("data", "", Some("0")),
+            stream("data", "80", Some(&"9".repeat(MAX_REQUEST_ID + 1))),
             headers(&[("streamtype", "data")]),
             headers(&[("port", "80")]),
         ];
@@ -207,6 +216,14 @@ mod tests {
             assert!(matches!(pairing.add(1, &headers, 0), Match::Invalid(_)));
         }
         assert!(pairing.is_empty());
+    }
+
+    #[test]
+    fn a_request_id_of_the_longest_length_pairs() {
+        let mut pairing = Pairing::new();
+        let longest = "9".repeat(MAX_REQUEST_ID);
+        pairing.add(1, &stream("error", "80", Some(&longest)), 0);
+        assert!(matches!(pairing.add(3, &stream("data", "80", Some(&longest)), 0), Match::Complete(..)));
     }
 
     #[test]
