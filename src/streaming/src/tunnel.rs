@@ -1,7 +1,8 @@
 //! SPDY inside WebSocket: the payloads of binary messages, joined, are the byte stream.
 //!
 //! Message boundaries mean nothing on the way in; on the way out one write makes one message. A close frame is
-//! the end of the stream. Source: k8s.io/client-go v0.37.2, tools/portforward/tunneling_connection.go.
+//! the end of the stream, and for Go clients an orderly one only with code 1000. Source: k8s.io/client-go v0.37.2,
+//! tools/portforward/tunneling_connection.go.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,8 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::session::ClientSocket;
 
@@ -29,6 +31,8 @@ const BUFFER: usize = 16 << 10;
 pub(crate) struct Tunnel<S> {
     socket: WebSocketStream<S>,
     current: Bytes,
+    /// Our close frame is on its way.
+    closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
@@ -42,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             .max_frame_size(Some(MAX_MESSAGE));
         let socket =
             WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await;
-        Self { socket, current: Bytes::new() }
+        Self { socket, current: Bytes::new(), closing: false }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: Bytes) -> Poll<io::Result<usize>> {
@@ -107,7 +111,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx).map_err(to_io)
+        if !self.closing {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(to_io)?;
+            self.closing = true;
+            let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            Pin::new(&mut self.socket).start_send(Message::Close(Some(normal))).map_err(to_io)?;
+        }
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(to_io)
     }
 }
 

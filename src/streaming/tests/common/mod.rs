@@ -1,6 +1,7 @@
 //! A server that dials loopback, a client that speaks frames, and pods of every temper.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod frames;
 pub mod raw;
 
 use std::collections::VecDeque;
@@ -33,8 +34,8 @@ impl Dial for Loopback {
     }
 }
 
-pub struct Host {
-    pub server: Server<Loopback>,
+pub struct Host<D: Dial = Loopback> {
+    pub server: Server<D>,
     pub address: SocketAddr,
     pub stop: CancellationToken,
 }
@@ -45,7 +46,13 @@ impl Host {
     }
 
     pub async fn with(config: Config) -> Self {
-        let server = Server::new(config, Loopback);
+        Self::dialling(config, Loopback).await
+    }
+}
+
+impl<D: Dial> Host<D> {
+    pub async fn dialling(config: Config, dial: D) -> Self {
+        let server = Server::new(config, dial);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
