@@ -59,6 +59,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         }
         Poll::Ready(Ok(n))
     }
+
+    /// Sends a close frame, once, and all that waits before it.
+    fn poll_say_close(&mut self, cx: &mut Context<'_>, code: CloseCode) -> Poll<tungstenite::Result<()>> {
+        if !self.closing {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx))?;
+            self.closing = true;
+            let close = CloseFrame { code, reason: Utf8Bytes::default() };
+            Pin::new(&mut self.socket).start_send(Message::Close(Some(close)))?;
+        }
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    /// Says why the session ends, if the client takes that right now: the connection is dropped in any case.
+    fn refuse(&mut self, cx: &mut Context<'_>, code: CloseCode) {
+        let _ = self.poll_say_close(cx, code);
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
@@ -70,10 +86,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
         while self.current.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => self.current = bytes,
-                Some(Ok(Message::Text(_))) => return Poll::Ready(Err(text_message())),
+                Some(Ok(Message::Text(_))) => {
+                    self.refuse(cx, CloseCode::Unsupported);
+                    return Poll::Ready(Err(text_message()));
+                }
                 // Going on until the end lets the answer to a ping or close frame out.
                 Some(Ok(_)) => {}
-                Some(Err(e)) => return Poll::Ready(Err(to_io(e))),
+                Some(Err(e)) => {
+                    if let tungstenite::Error::Capacity(_) = e {
+                        self.refuse(cx, CloseCode::Size);
+                    }
+                    return Poll::Ready(Err(to_io(e)));
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -111,13 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.closing {
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(to_io)?;
-            self.closing = true;
-            let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-            Pin::new(&mut self.socket).start_send(Message::Close(Some(normal))).map_err(to_io)?;
-        }
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(to_io)
+        self.poll_say_close(cx, CloseCode::Normal).map_err(to_io)
     }
 }
 
