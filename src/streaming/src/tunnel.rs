@@ -1,7 +1,8 @@
 //! SPDY inside WebSocket: the payloads of binary messages, joined, are the byte stream.
 //!
 //! Message boundaries mean nothing on the way in; on the way out one write makes one message. A close frame is
-//! the end of the stream. Source: k8s.io/client-go v0.37.2, tools/portforward/tunneling_connection.go.
+//! the end of the stream, and for Go clients an orderly one only with code 1000. Source: k8s.io/client-go v0.37.2,
+//! tools/portforward/tunneling_connection.go.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,8 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::session::ClientSocket;
 
@@ -29,6 +31,8 @@ const BUFFER: usize = 16 << 10;
 pub(crate) struct Tunnel<S> {
     socket: WebSocketStream<S>,
     current: Bytes,
+    /// Our close frame is on its way.
+    closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
@@ -42,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             .max_frame_size(Some(MAX_MESSAGE));
         let socket =
             WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await;
-        Self { socket, current: Bytes::new() }
+        Self { socket, current: Bytes::new(), closing: false }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: Bytes) -> Poll<io::Result<usize>> {
@@ -55,6 +59,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         }
         Poll::Ready(Ok(n))
     }
+
+    /// Sends a close frame, once, and all that waits before it.
+    fn poll_say_close(&mut self, cx: &mut Context<'_>, code: CloseCode) -> Poll<tungstenite::Result<()>> {
+        if !self.closing {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx))?;
+            self.closing = true;
+            let close = CloseFrame { code, reason: Utf8Bytes::default() };
+            Pin::new(&mut self.socket).start_send(Message::Close(Some(close)))?;
+        }
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    /// Says why the session ends, if the client takes that right now: the connection is dropped in any case.
+    fn refuse(&mut self, cx: &mut Context<'_>, code: CloseCode) {
+        let _ = self.poll_say_close(cx, code);
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
@@ -66,10 +86,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
         while self.current.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => self.current = bytes,
-                Some(Ok(Message::Text(_))) => return Poll::Ready(Err(text_message())),
+                Some(Ok(Message::Text(_))) => {
+                    self.refuse(cx, CloseCode::Unsupported);
+                    return Poll::Ready(Err(text_message()));
+                }
                 // Going on until the end lets the answer to a ping or close frame out.
                 Some(Ok(_)) => {}
-                Some(Err(e)) => return Poll::Ready(Err(to_io(e))),
+                Some(Err(e)) => {
+                    if let tungstenite::Error::Capacity(_) = e {
+                        self.refuse(cx, CloseCode::Size);
+                    }
+                    return Poll::Ready(Err(to_io(e)));
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -107,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx).map_err(to_io)
+        self.poll_say_close(cx, CloseCode::Normal).map_err(to_io)
     }
 }
 

@@ -16,6 +16,10 @@ use std::collections::HashMap;
 
 use spdy::Headers;
 
+/// Longest request id, in bytes. Clients count from 0; the longest that a header block can hold would let a
+/// session's lone streams keep 64 MiB.
+const MAX_REQUEST_ID: usize = 64;
+
 /// The two kinds of stream of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -56,7 +60,7 @@ pub(super) enum Match {
 ///
 /// Invariant: every entry's stream is open. A stream that ends must be taken out with [`Pairing::forget`].
 pub(super) struct Pairing<T> {
-    waiting: HashMap<Vec<u8>, Lone<T>>,
+    waiting: HashMap<Key, Lone<T>>,
 }
 
 impl<T: Copy> Pairing<T> {
@@ -79,7 +83,9 @@ impl<T: Copy> Pairing<T> {
         let Some(port) = headers.get("port").and_then(parse_port) else {
             return Match::Invalid("its port is not a number from 1 to 65535");
         };
-        let key = request_key(id, kind, headers);
+        let Some(key) = Key::of(id, kind, headers) else {
+            return Match::Invalid("its requestid is too long");
+        };
         match self.waiting.get(&key) {
             None => {
                 self.waiting.insert(key, Lone { id, kind, since: now });
@@ -113,11 +119,24 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-fn request_key(id: u32, kind: Kind, headers: &Headers) -> Vec<u8> {
-    match (headers.get("requestid"), kind) {
-        (Some(request), _) if !request.is_empty() => request.to_vec(),
-        (_, Kind::Error) => id.to_string().into_bytes(),
-        (_, Kind::Data) => id.saturating_sub(2).to_string().into_bytes(),
+/// What the two streams of a pair have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// Their `requestid`.
+    Request(Vec<u8>),
+    /// Of streams without one: the error stream's id.
+    ErrorStream(u32),
+}
+
+impl Key {
+    /// `None`: the request id is too long.
+    fn of(id: u32, kind: Kind, headers: &Headers) -> Option<Self> {
+        match (headers.get("requestid"), kind) {
+            (Some(request), _) if request.len() > MAX_REQUEST_ID => None,
+            (Some(request), _) if !request.is_empty() => Some(Self::Request(request.to_vec())),
+            (_, Kind::Error) => Some(Self::ErrorStream(id)),
+            (_, Kind::Data) => Some(Self::ErrorStream(id.saturating_sub(2))),
+        }
     }
 }
 
@@ -164,6 +183,15 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_not_taken_for_a_request_of_that_name() {
+        let mut pairing = Pairing::new();
+        assert_eq!(pairing.add(3, &stream("error", "80", Some("7")), 0), Match::First(80, Kind::Error));
+        assert_eq!(pairing.add(7, &stream("error", "81", None), 0), Match::First(81, Kind::Error));
+        let complete = pairing.add(9, &stream("data", "81", None), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 81, error: 7, data: 9 }, Kind::Data));
+    }
+
+    #[test]
     fn a_second_stream_of_a_kind_is_a_duplicate_and_harms_nobody() {
         let mut pairing = Pairing::new();
         pairing.add(1, &stream("error", "80", Some("0")), 0);
@@ -180,6 +208,7 @@ mod tests {
             stream("data", "70000", Some("0")),
             stream("data", "+80", Some("0")),
             stream("data", "", Some("0")),
+            stream("data", "80", Some(&"9".repeat(MAX_REQUEST_ID + 1))),
             headers(&[("streamtype", "data")]),
             headers(&[("port", "80")]),
         ];
@@ -187,6 +216,14 @@ mod tests {
             assert!(matches!(pairing.add(1, &headers, 0), Match::Invalid(_)));
         }
         assert!(pairing.is_empty());
+    }
+
+    #[test]
+    fn a_request_id_of_the_longest_length_pairs() {
+        let mut pairing = Pairing::new();
+        let longest = "9".repeat(MAX_REQUEST_ID);
+        pairing.add(1, &stream("error", "80", Some(&longest)), 0);
+        assert!(matches!(pairing.add(3, &stream("data", "80", Some(&longest)), 0), Match::Complete(..)));
     }
 
     #[test]

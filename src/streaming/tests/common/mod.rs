@@ -1,6 +1,7 @@
 //! A server that dials loopback, a client that speaks frames, and pods of every temper.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod frames;
 pub mod raw;
 
 use std::collections::VecDeque;
@@ -33,8 +34,8 @@ impl Dial for Loopback {
     }
 }
 
-pub struct Host {
-    pub server: Server<Loopback>,
+pub struct Host<D: Dial = Loopback> {
+    pub server: Server<D>,
     pub address: SocketAddr,
     pub stop: CancellationToken,
 }
@@ -45,7 +46,13 @@ impl Host {
     }
 
     pub async fn with(config: Config) -> Self {
-        let server = Server::new(config, Loopback);
+        Self::dialling(config, Loopback).await
+    }
+}
+
+impl<D: Dial> Host<D> {
+    pub async fn dialling(config: Config, dial: D) -> Self {
+        let server = Server::new(config, dial);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -65,6 +72,20 @@ impl Host {
 
     pub async fn connect(&self) -> Peer {
         Peer::connect(&self.url()).await
+    }
+
+    /// So many sessions are open, or soon will be.
+    pub async fn expect_sessions(&self, n: u64) {
+        eventually(&format!("{n} sessions"), || self.server.stats().sessions_open == n).await;
+    }
+
+    /// At least one session was opened, and soon all have ended.
+    pub async fn expect_no_session(&self) {
+        let ended = || {
+            let stats = self.server.stats();
+            stats.sessions_total > 0 && stats.sessions_open == 0
+        };
+        eventually("all sessions end", ended).await;
     }
 }
 
@@ -281,4 +302,34 @@ pub async fn closed_port() -> u16 {
 
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+/// Numbers that look random and are the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number from 0 to `end` - 1.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 16) as usize % end
+    }
+}
+
+/// Waits until something is so; it must become so within [`LONG`].
+pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -106,3 +106,12 @@ pub fn upgrade_head(token: &str) -> String {
          X-Stream-Protocol-Version: portforward.k8s.io\r\nContent-Length: 0\r\n\r\n"
     )
 }
+
+/// The head of a good request to open a tunnelled session.
+pub fn tunnel_head(token: &str) -> String {
+    format!(
+        "GET /portforward/{token} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n\r\n"
+    )
+}

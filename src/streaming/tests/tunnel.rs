@@ -1,0 +1,190 @@
+//! Sessions inside WebSocket, as a WebSocket client sees them.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::frames::{Frame, Heard, take_frames};
+use common::raw::{Raw, tunnel_head};
+use common::*;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
+
+type Socket = WebSocketStream<TcpStream>;
+
+async fn connect<D: streaming::Dial>(host: &Host<D>) -> Socket {
+    let mut raw = Raw::connect(host.address).await;
+    raw.say(&tunnel_head(&host.token())).await;
+    assert_eq!(raw.head().await.status, 101);
+    WebSocketStream::from_raw_socket(raw.socket, Role::Client, None).await
+}
+
+async fn hear(socket: &mut Socket) -> Option<Message> {
+    timeout(LONG, socket.next()).await.expect("nothing came").and_then(Result::ok)
+}
+
+/// A peer whose frames travel in messages of 1 to `largest` bytes.
+async fn peer_in_messages(host: &Host, largest: usize) -> Peer {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let (mut to_server, mut from_server) = connect(host).await.split();
+    let (mut from_peer, mut to_peer) = far.into_split();
+    tokio::spawn(async move {
+        let (mut random, mut buf) = (Random::new(1), vec![0; largest]);
+        loop {
+            let len = 1 + random.below(largest);
+            match from_peer.read(&mut buf[..len]).await {
+                Ok(n) if n > 0 => to_server.send(Message::binary(buf[..n].to_vec())).await.unwrap(),
+                _ => return to_server.close().await.unwrap(),
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = from_server.next().await {
+            if let Message::Binary(bytes) = message {
+                to_peer.write_all(&bytes).await.unwrap();
+            }
+        }
+    });
+    Peer::over(near, spdy::Connection::new(spdy::Role::Client, spdy::Config::default()))
+}
+
+#[tokio::test]
+async fn messages_of_any_size_carry_a_session() {
+    let host = Host::start().await;
+    let port = echo_pod().await;
+    for largest in [1, 2, 7, 61, 5_000] {
+        let mut peer = peer_in_messages(&host, largest).await;
+        peer.ping().await;
+        let streams = peer.forward(port).await;
+        let sent = pattern(10_000);
+        peer.send(streams.data, &sent).await;
+        assert!(peer.read(streams.data, sent.len()).await == sent);
+        peer.finish(streams.data).await;
+        assert_eq!(peer.read_to_fin(streams.data).await, b"");
+        assert_eq!(peer.next().await, Seen::Fin(streams.error));
+    }
+}
+
+#[tokio::test]
+async fn a_half_close_goes_through() {
+    let host = Host::start().await;
+    let port = pod(async |mut socket| {
+        let mut request = Vec::new();
+        socket.read_to_end(&mut request).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        socket.write_all(&request).await.unwrap();
+    })
+    .await;
+    let mut peer = peer_in_messages(&host, 61).await;
+    let streams = peer.forward(port).await;
+    peer.send(streams.data, b"question").await;
+    peer.finish(streams.data).await;
+    assert_eq!(peer.read_to_fin(streams.data).await, b"question");
+}
+
+#[tokio::test]
+async fn eight_mebibytes_go_both_ways_at_once() {
+    let host = Host::start().await;
+    let port = echo_pod().await;
+    let mut peer = peer_in_messages(&host, 64 << 10).await;
+    let streams = peer.forward(port).await;
+    let sent = pattern(8 << 20);
+    let mut frames = Vec::new();
+    for piece in sent.chunks(32 << 10) {
+        frames.extend_from_slice(&peer.spdy.data_header(streams.data, piece.len(), false).unwrap());
+        frames.extend_from_slice(piece);
+    }
+    frames.extend_from_slice(&peer.spdy.data_header(streams.data, 0, true).unwrap());
+    let (mut from, mut to) = peer.socket.into_split();
+    let writing = tokio::spawn(async move {
+        to.write_all(&frames).await.unwrap();
+        to
+    });
+    let (mut bytes, mut heard) = (Vec::new(), Heard::new());
+    while !heard.get(&streams.error).is_some_and(|stream| stream.contains(&Frame::Fin)) {
+        let n = timeout(LONG, from.read_buf(&mut bytes)).await.expect("nothing came").unwrap();
+        assert!(n > 0, "the session ended");
+        take_frames(&mut bytes, &mut heard);
+    }
+    drop(writing.await.unwrap());
+    assert!(heard[&streams.data] == [Frame::Data(sent), Frame::Fin]);
+}
+
+#[tokio::test]
+async fn a_websocket_ping_is_answered_with_its_payload() {
+    let host = Host::start().await;
+    let mut socket = connect(&host).await;
+    socket.send(Message::Ping("are you there?".into())).await.unwrap();
+    assert_eq!(hear(&mut socket).await, Some(Message::Pong("are you there?".into())));
+}
+
+#[tokio::test]
+async fn a_close_frame_of_the_client_ends_the_session_and_is_answered() {
+    let host = Host::start().await;
+    let mut socket = connect(&host).await;
+    let normal = || Some(CloseFrame { code: CloseCode::Normal, reason: "".into() });
+    socket.send(Message::Close(normal())).await.unwrap();
+    assert_eq!(hear(&mut socket).await, Some(Message::Close(normal())));
+    assert_eq!(hear(&mut socket).await, None);
+    host.expect_no_session().await;
+}
+
+#[tokio::test]
+async fn a_session_that_we_end_ends_in_a_goaway_and_a_normal_close() {
+    let host = Host::start().await;
+    let mut socket = connect(&host).await;
+    host.server.end_sandbox("sandbox0123", "it stopped");
+    let goaway = vec![0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(hear(&mut socket).await, Some(Message::binary(goaway)));
+    expect_close(&mut socket, CloseCode::Normal).await;
+    assert_eq!(hear(&mut socket).await, None);
+}
+
+#[tokio::test]
+async fn a_text_message_ends_the_session() {
+    let host = Host::start().await;
+    let mut socket = connect(&host).await;
+    socket.send(Message::text("hello")).await.unwrap();
+    expect_close(&mut socket, CloseCode::Unsupported).await;
+    host.expect_no_session().await;
+}
+
+#[tokio::test]
+async fn a_message_of_two_mebibytes_is_refused() {
+    let host = Host::start().await;
+    let mut socket = connect(&host).await;
+    // The header alone says how long it is; a client that sent all of it could be cut off in the middle.
+    let header = [0x82, 0xff, 0, 0, 0, 0, 0, 0x20, 0, 0, 1, 2, 3, 4];
+    socket.get_mut().write_all(&header).await.unwrap();
+    expect_close(&mut socket, CloseCode::Size).await;
+    host.expect_no_session().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_without_a_word_ends_its_session() {
+    let host = Host::start().await;
+    for linger in [false, true] {
+        let socket = connect(&host).await;
+        host.expect_sessions(1).await;
+        if linger {
+            socket.get_ref().set_zero_linger().unwrap();
+        }
+        drop(socket);
+        host.expect_no_session().await;
+    }
+}
+
+async fn expect_close(socket: &mut Socket, code: CloseCode) {
+    match hear(socket).await {
+        Some(Message::Close(Some(frame))) => assert_eq!(frame.code, code),
+        other => panic!("{other:?}"),
+    }
+}
