@@ -20,7 +20,7 @@ demo: daemon ## See it work, with a guest inside the same program
 
 demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU guest
 	cargo build --release --locked -p gangplank-e2e --bin run-guest
-	e2e/demo-vm
+	target/release/gangplank demo --vm target/release/run-guest
 
 test: lint unit e2e ## All that must pass
 
