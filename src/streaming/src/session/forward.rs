@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::pipe::{Pipe, ROOM};
+use super::pipe::Pipe;
 use super::ready::{Ready, Slot};
 use crate::dial::{Connection, DialError};
 
@@ -261,7 +261,7 @@ impl<C: Connection> Forward<C> {
     /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::socket`].
     pub(super) fn poll_fill(&mut self, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let Some(socket) = self.socket() else { return Poll::Pending };
-        let n = ready!(pipe.poll_fill(&mut Context::from_waker(&self.waker), socket, ROOM))?;
+        let n = ready!(pipe.poll_fill(&mut Context::from_waker(&self.waker), socket, usize::MAX))?;
         self.received += n as u64;
         Poll::Ready(Ok(n))
     }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 pub(super) const WORTH: usize = 16 << 10;
 
 /// Room of a pipe, and so the most that is moved at once.
-pub(super) const ROOM: usize = 256 << 10;
+const ROOM: usize = 256 << 10;
 
 /// Empty pipes that a thread keeps, two descriptors each.
 const KEPT: usize = 4;
@@ -47,25 +47,37 @@ impl Pipe {
         self.len
     }
 
-    /// Takes at most `most` bytes, and at most [`ROOM`], off a socket. `Ok(0)` is the socket's end. The pipe
-    /// must be empty: a full one could not be told from an empty socket.
+    /// Room that is left.
+    pub(super) fn room(&self) -> usize {
+        ROOM - self.len
+    }
+
+    /// Takes at most `most` bytes off a socket. `Ok(0)` is the socket's end. Pending from a pipe that is not
+    /// empty means only that nothing more goes into it now: an empty socket can't be told from a full pipe, so
+    /// nobody will be woken.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        debug_assert_eq!(self.len, 0);
         let Some(ends) = &self.ends else { return Poll::Ready(Ok(0)) };
+        let most = most.min(self.room());
+        let fill = || Ok(splice(from, None, &ends.write, None, most, SpliceFlags::NONBLOCK)?);
         let moved = loop {
-            ready!(from.poll_read_ready(cx))?;
-            let fill = || Ok(splice(from, None, &ends.write, None, most.min(ROOM), SpliceFlags::NONBLOCK)?);
-            match from.try_io(Interest::READABLE, fill) {
+            let attempt = if self.len > 0 {
+                fill()
+            } else {
+                ready!(from.poll_read_ready(cx))?;
+                from.try_io(Interest::READABLE, fill)
+            };
+            match attempt {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.len > 0 => return Poll::Pending,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 done => break done?,
             }
         };
-        self.len = moved;
+        self.len += moved;
         Poll::Ready(Ok(moved))
     }
 
