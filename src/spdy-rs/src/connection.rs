@@ -1,5 +1,7 @@
 //! A SPDY connection: bytes in; events and bytes out.
 
+use std::fmt;
+
 use crate::error::{Error, StreamClosed};
 use crate::frame::{
     self, FLAG_FIN, FLAG_UNIDIRECTIONAL, HEADER_LEN, ID, MAX_FRAME_LEN, MAX_STREAM_ID, SYN_STREAM_FIXED,
@@ -19,16 +21,18 @@ pub enum Role {
     Server,
 }
 
-/// Limits on what the peer may do.
+/// Limits on what the peer may do. Going over the first costs it that stream, over any other the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Streams that the peer may have open at once; one more is refused with REFUSED_STREAM.
+    /// Streams that the peer may have open at once; one more is refused with REFUSED_STREAM. Each costs eight
+    /// bytes here. Default 1,024: kubectl opens two for each local connection.
     pub max_streams: usize,
-    /// Bytes of a header block as it is sent.
+    /// Bytes of a header block as it is sent: what is kept of a frame that comes in parts. Default 16 KiB.
     pub max_packed_block: usize,
-    /// Bytes of a header block, unpacked.
+    /// Bytes of a header block, unpacked: what one [`Event::Opened`] may hold. Default 64 KiB; a block of 16 KiB
+    /// could unpack to 16 MiB.
     pub max_plain_block: usize,
-    /// Headers in a block.
+    /// Headers in a block. Default 64; port-forward has three.
     pub max_headers: usize,
 }
 
@@ -41,7 +45,7 @@ impl Default for Config {
 /// What the peer did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// It opened a stream; to be answered by [`Connection::reply`] or [`Connection::reset`].
+    /// It opened a stream, to be answered by [`Connection::reply`] or [`Connection::reset`]. It may send at once.
     Opened {
         /// The stream.
         id: u32,
@@ -66,16 +70,16 @@ pub enum Event<'a> {
         /// Nothing more comes on this stream.
         fin: bool,
     },
-    /// It reset a stream, which is gone with that.
+    /// It reset a stream, or misused its id so that both sides must take it for reset. The stream is gone.
     Reset {
         /// The stream.
         id: u32,
         /// The status as sent.
         status: u32,
     },
-    /// It sent a PING, whose answer is in the output.
+    /// It sent a PING. The answer is in the output; send that soon, ahead of bulk data.
     Pinged,
-    /// It answered our PING.
+    /// It sent a PING of our parity: the answer to ours, if it is honest.
     Ponged {
         /// The id that [`Connection::ping`] gave.
         id: u32,
@@ -90,6 +94,9 @@ pub enum Event<'a> {
 }
 
 /// One end of a SPDY session.
+///
+/// Its methods are getters, input ([`recv`](Self::recv)), commands, and output ([`output`](Self::output),
+/// [`clear_output`](Self::clear_output)). After any of the two in the middle, look whether there is output to send.
 pub struct Connection {
     reader: Reader,
     core: Core,
@@ -113,6 +120,19 @@ struct Core {
     output: Vec<u8>,
 }
 
+impl fmt::Debug for Connection {
+    /// What tells sessions apart; payload does not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("role", &self.core.role)
+            .field("streams", &self.core.streams)
+            .field("last_peer", &self.core.last_peer)
+            .field("output", &self.core.output.len())
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Getters.
 impl Connection {
     /// A fresh connection, before its first byte.
@@ -132,12 +152,12 @@ impl Connection {
         Self { reader, core, failed: None }
     }
 
-    /// Streams that are not over.
+    /// Number of streams that are not over: neither reset, nor answered and ended by both sides.
     pub fn streams(&self) -> usize {
         self.core.streams.len()
     }
 
-    /// Highest stream id that the peer has opened, 0 if none.
+    /// Highest stream id that the peer has opened, refused ones included; 0 if none.
     pub fn last_peer_stream(&self) -> u32 {
         self.core.last_peer
     }
@@ -151,8 +171,15 @@ impl Connection {
 /// Input.
 impl Connection {
     /// Takes bytes off the input up to the next event; `None` when the input is used up. The event borrows from
-    /// the input only, so commands may be given while it is looked at. An error is final: the connection must be
-    /// closed, with a GOAWAY first if [`Error::says_goaway`].
+    /// the input only, so commands may be given while it is looked at.
+    ///
+    /// Input adds at most its own length to the output (answers to pings, refusals), so a peer that does not read
+    /// them is bounded by a caller who stops reading from it while its output waits.
+    ///
+    /// # Errors
+    ///
+    /// The peer broke the protocol. That is final, and every later call says the same: close the connection, after
+    /// a GOAWAY if [`Error::says_goaway`].
     pub fn recv<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -214,6 +241,10 @@ impl Connection {
     }
 
     /// Answers a stream of the peer's, without headers: data may be sent from now on.
+    ///
+    /// # Errors
+    ///
+    /// The stream is not the peer's, has been answered, or is over.
     pub fn reply(&mut self, id: u32) -> Result<(), StreamClosed> {
         let core = &mut self.core;
         match core.streams.get_mut(id) {
@@ -227,6 +258,11 @@ impl Connection {
 
     /// The eight bytes that must go in front of `len` bytes of payload, at most [`MAX_FRAME_LEN`]. The caller
     /// sends them, and the payload, after all that is in the output now and before all that comes into it later.
+    /// With `fin` it is the last frame of this stream.
+    ///
+    /// # Errors
+    ///
+    /// Nothing may be sent on the stream ([`may_send`](Self::may_send)), or not as much in one frame.
     pub fn data_header(&mut self, id: u32, len: usize, fin: bool) -> Result<[u8; 8], StreamClosed> {
         let core = &mut self.core;
         let stream = core.streams.get_mut(id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
@@ -241,6 +277,10 @@ impl Connection {
     }
 
     /// Puts a whole data frame into the output: for small payload, such as an error's text.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`data_header`](Self::data_header).
     pub fn send(&mut self, id: u32, payload: &[u8], fin: bool) -> Result<(), StreamClosed> {
         let header = self.data_header(id, payload.len(), fin)?;
         self.core.output.extend_from_slice(&header);
@@ -248,7 +288,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends our side of a stream.
+    /// Ends our side of a stream, by an empty data frame.
+    ///
+    /// # Errors
+    ///
+    /// Nothing may be sent on the stream any more, or not yet.
     pub fn finish(&mut self, id: u32) -> Result<(), StreamClosed> {
         self.send(id, &[], true)
     }
@@ -266,7 +310,7 @@ impl Connection {
         }
     }
 
-    /// Sends a PING and gives its id.
+    /// Sends a PING and gives its id. The peer may take any time to answer, or never do so.
     pub fn ping(&mut self) -> u32 {
         let id = self.core.next_ping;
         self.core.next_ping = id.wrapping_add(2);
@@ -408,5 +452,30 @@ fn stream_id(frame: &'static str, payload: &[u8]) -> Result<u32, Error> {
     match word(payload, 0) & MAX_STREAM_ID {
         0 => Err(Error::StreamZero { frame }),
         id => Ok(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_run_out_and_are_never_used_again() {
+        let mut client = Connection::new(Role::Client, Config::default());
+        client.core.next_own = MAX_STREAM_ID;
+        assert_eq!(client.open(&[], false), Some(MAX_STREAM_ID));
+        assert_eq!([client.open(&[], false), client.open(&[], false)], [None, None]);
+    }
+
+    #[test]
+    fn ping_ids_start_again_with_their_parity() {
+        for (role, last, first) in [(Role::Client, u32::MAX, 1), (Role::Server, u32::MAX - 1, 0)] {
+            let mut connection = Connection::new(role, Config::default());
+            connection.core.next_ping = last;
+            assert_eq!([connection.ping(), connection.ping()], [last, first]);
+            connection.clear_output();
+            let pong = [control_header(kind::PING, 0, 4).as_slice(), &first.to_be_bytes()].concat();
+            assert_eq!(connection.recv(&mut &pong[..]), Ok(Some(Event::Ponged { id: first })));
+        }
     }
 }

@@ -40,20 +40,29 @@ pub(crate) mod kind {
     pub(crate) const HEADERS: u16 = 8;
 }
 
-/// Why a stream is reset. Go peers take all of them alike.
+/// Why a stream is reset. Go peers take all of them alike. Source: SPDY Protocol, Draft 3.1, section 2.6.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-#[allow(missing_docs)]
 pub enum Status {
+    /// The other side broke a rule, such as that ids only grow.
     ProtocolError = 1,
+    /// A frame came for a stream that is not active.
     InvalidStream = 2,
+    /// The stream was turned away before anything was done for it.
     RefusedStream = 3,
+    /// The version is not known.
     UnsupportedVersion = 4,
+    /// The stream is no longer wanted.
     Cancel = 5,
+    /// Something failed on the side that resets.
     InternalError = 6,
+    /// Flow control was broken; Kubernetes' peers have none.
     FlowControlError = 7,
+    /// A SYN_REPLY came for a stream that has one.
     StreamInUse = 8,
+    /// Data came for a stream that is half-closed.
     StreamAlreadyClosed = 9,
+    /// The frame is more than the receiver can take.
     FrameTooLarge = 11,
 }
 

@@ -7,6 +7,8 @@
 //! The stream is shared by all frames with headers, so every block is inflated in order, also those of streams
 //! that are refused, and a block that does not inflate ends the session.
 
+use std::fmt;
+
 use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::error::Error;
@@ -30,8 +32,8 @@ pub const MAX_SENT_BLOCK: usize = 1 << 20;
 /// Where growing the output starts; headers of port-forward are some 60 bytes.
 const FIRST_OUTPUT: usize = 512;
 
-/// The headers of one frame.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The headers of one frame, as the peer sent them: names and values are any bytes.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Headers {
     /// The plain block, checked to be well formed.
     plain: Vec<u8>,
@@ -67,6 +69,14 @@ impl Headers {
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let (_, value) = self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
         value.split(|b| *b == 0).next()
+    }
+}
+
+impl fmt::Debug for Headers {
+    /// Readable as text, with anything else escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        f.debug_map().entries(self.iter().map(|(name, value)| (text(name), text(value)))).finish()
     }
 }
 
@@ -225,6 +235,7 @@ mod tests {
     fn several_values_give_the_first() {
         let headers = Headers::parse(b"\0\0\0\x01\0\0\0\x01a\0\0\0\x03b\0c".to_vec(), 1).unwrap();
         assert_eq!(headers.get("A"), Some(&b"b"[..]));
+        assert_eq!(format!("{headers:?}"), r#"{"a": "b\\x00c"}"#);
     }
 
     #[test]

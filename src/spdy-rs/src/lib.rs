@@ -25,6 +25,8 @@
 //! the end of everything. So this crate sends SYN_STREAM, SYN_REPLY, RST_STREAM, PING answers, GOAWAY and data,
 //! and nothing else.
 
+#![forbid(unsafe_code)]
+
 mod connection;
 mod error;
 mod frame;
@@ -37,3 +39,8 @@ pub use connection::{Config, Connection, Event, Role};
 pub use error::{Error, StreamClosed};
 pub use frame::{MAX_FRAME_LEN, Status};
 pub use header_block::{Headers, MAX_SENT_BLOCK};
+
+/// The README's example, so that it compiles.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

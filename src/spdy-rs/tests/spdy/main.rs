@@ -5,6 +5,7 @@
 
 mod allocator;
 mod common;
+mod dependencies;
 mod hostile;
 mod memory;
 mod pair;

@@ -159,6 +159,20 @@ fn a_stream_closed_both_ways_from_its_start_is_over_once_answered() {
 }
 
 #[test]
+fn a_stream_closed_both_ways_still_waits_for_its_answer() {
+    let mut talk = Talk::with_server();
+    talk.opens_with(1, UNIDIRECTIONAL, &[]).finishes(1).heard();
+    talk.us.reply(1).unwrap();
+    assert_eq!((talk.answered(), talk.us.streams()), (vec![Frame::SynReply { id: 1 }], 0));
+
+    let mut talk = Talk::with_client();
+    let id = talk.us.open(&[], true).unwrap();
+    assert_eq!(talk.sends(id, b"x").finishes(id).heard().len(), 1);
+    assert_eq!(talk.replies(id, 0).heard(), [Heard::Replied { id, fin: false }]);
+    assert_eq!(talk.us.streams(), 0);
+}
+
+#[test]
 fn nothing_is_sent_before_the_reply() {
     // Go's client drops data that comes before it.
     let mut talk = Talk::with_server();

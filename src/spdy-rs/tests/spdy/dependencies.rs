@@ -1,0 +1,24 @@
+//! The protocol does no I/O, and cannot: nothing that does is below it.
+
+use std::process::Command;
+
+#[test]
+fn nothing_below_does_io() {
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            "spdy-rs",
+            "--edges",
+            "normal,no-proc-macro",
+            "--prefix",
+            "none",
+        ])
+        .args(["--format", "{lib}"])
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert_eq!(tree.lines().collect::<Vec<_>>(), ["spdy", "flate2", "zlib_rs", "thiserror"]);
+}
