@@ -70,3 +70,39 @@ fn listens_at_several_places_and_ends_at_sigterm() {
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains("listening at unix://") && text.contains("ending"), "{text}");
 }
+
+/// Processor time that a process has taken, in ticks of 10 ms.
+fn ticks(child: &Child) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn without_descriptors_it_waits_quietly_and_goes_on_when_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let program = env!("CARGO_BIN_EXE_gangplank-relay");
+    let command = format!("ulimit -n 24; exec {program} --listen unix://{}", path.display());
+    let mut child = Command::new("sh").args(["-c", &command]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until(|| UnixStream::connect(&path).is_ok());
+    let mut waiting: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let before = ticks(&child);
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(ticks(&child) - before < 20, "the relay spins");
+
+    // Those that are served close, then those that waited are: the last one gets an answer.
+    let mut last = waiting.pop().unwrap();
+    drop(waiting);
+    use std::io::Write;
+    last.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
+    last.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    last.read_exact(&mut [0; 12]).unwrap();
+
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text.matches("cannot accept").count(), 1, "{text}");
+}
