@@ -1,5 +1,7 @@
 //! Dialling through a multiplexer with vices, to guests that follow a script.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
 mod multiplexer;
 
 use std::io::ErrorKind;

@@ -1,6 +1,6 @@
 //! What an idle channel costs.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 #![allow(unsafe_code)] // counts what the system's allocator gives
 
 use std::alloc::{GlobalAlloc, Layout, System};

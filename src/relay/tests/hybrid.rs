@@ -1,5 +1,7 @@
 //! A real relay behind a multiplexer with vices.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
 #[path = "../../channel/tests/multiplexer/mod.rs"]
 mod multiplexer;
 

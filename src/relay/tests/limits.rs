@@ -1,5 +1,7 @@
 //! What the relay does to hosts that say the wrong thing, nothing, or too much.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
 mod common;
 
 use std::time::Duration;

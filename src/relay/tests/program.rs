@@ -1,5 +1,7 @@
 //! The program itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
