@@ -381,3 +381,6 @@ impl Drop for Channel {
         self.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

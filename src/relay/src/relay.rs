@@ -142,6 +142,8 @@ pub struct Relay {
     listeners: Vec<Listener>,
     /// Until when the listeners rest.
     resting: Option<Instant>,
+    /// An accept has failed since nobody waited last, and that was said.
+    is_short: bool,
     connections: Connections,
     /// Those that have something to do.
     queue: Vec<u32>,
@@ -176,6 +178,7 @@ impl Relay {
             stopper,
             listeners,
             resting: None,
+            is_short: false,
             connections: Connections::default(),
             queue: Vec::new(),
             next_deadline: None,
@@ -295,14 +298,23 @@ impl Relay {
             }
             match self.listeners[index].accept() {
                 Ok(Some(host)) => self.add(host),
-                Ok(None) => return,
-                Err(error) => {
-                    let listen = self.listeners[index].listen();
-                    (self.config.log)(format_args!("cannot accept at {listen} ({error}); trying again soon"));
-                    return self.rest(Some(Instant::now() + ACCEPT_PAUSE));
+                Ok(None) => {
+                    self.is_short = false;
+                    return;
                 }
+                Err(error) => return self.fail_accept(index, error),
             }
         }
+    }
+
+    fn fail_accept(&mut self, index: usize, error: Errno) {
+        if !std::mem::replace(&mut self.is_short, true) {
+            let listen = self.listeners[index].listen();
+            (self.config.log)(format_args!(
+                "cannot accept at {listen} ({error}); trying again until it works"
+            ));
+        }
+        self.rest(Some(Instant::now() + ACCEPT_PAUSE));
     }
 
     fn add(&mut self, host: OwnedFd) {
@@ -337,6 +349,6 @@ impl Relay {
     fn shut_down(&mut self) {
         let living = self.connections.len();
         self.connections.drain().for_each(Connection::shut_down);
-        (self.config.log)(format_args!("ending; {living} connections were reset"));
+        (self.config.log)(format_args!("ending; {living} connections were open"));
     }
 }

@@ -1,5 +1,7 @@
 //! Bytes and ends through a real relay to real TCP servers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
 mod common;
 
 use std::io::ErrorKind;

@@ -1,0 +1,110 @@
+//! The program itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn relay(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gangplank-relay"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn output(arguments: &[&str]) -> (Output, String) {
+    let output = relay(arguments).output().unwrap();
+    let text = [&output.stdout[..], &output.stderr].concat();
+    (output, String::from_utf8(text).unwrap())
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "this hangs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn terminate(child: &Child) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)
+        .unwrap();
+}
+
+#[test]
+fn says_what_it_can_do() {
+    let (help, text) = output(&["--help"]);
+    assert!(help.status.success() && text.contains("--listen vsock://PORT"));
+    let (version, text) = output(&["--version"]);
+    assert!(version.status.success());
+    assert_eq!(text, format!("gangplank-relay {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_is_told() {
+    for (arguments, part) in [
+        (&[][..], "give --listen"),
+        (&["--listen"], "--listen needs an address"),
+        (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
+        (&["--port=80"], "`--port=80` is no option"),
+        (&["--listen=unix:///nowhere/relay.sock"], "cannot listen at unix:///nowhere/relay.sock"),
+    ] {
+        let (output, text) = output(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn listens_at_several_places_and_ends_at_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [folder.path().join("a.sock"), folder.path().join("b.sock")];
+    let listen: Vec<_> = paths.iter().map(|path| format!("--listen=unix://{}", path.display())).collect();
+    let mut child = relay(&listen.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+    for path in &paths {
+        wait_until(|| UnixStream::connect(path).is_ok());
+    }
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
+    assert!(paths.iter().all(|path| !path.exists()));
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("listening at unix://") && text.contains("ending"), "{text}");
+}
+
+/// Processor time that a process has taken, in ticks of 10 ms.
+fn ticks(child: &Child) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn without_descriptors_it_waits_quietly_and_goes_on_when_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let program = env!("CARGO_BIN_EXE_gangplank-relay");
+    let command = format!("ulimit -n 24; exec {program} --listen unix://{}", path.display());
+    let mut child = Command::new("sh").args(["-c", &command]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until(|| UnixStream::connect(&path).is_ok());
+    let mut waiting: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let before = ticks(&child);
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(ticks(&child) - before < 20, "the relay spins");
+
+    // Those that are served close, then those that waited are: the last one gets an answer.
+    let mut last = waiting.pop().unwrap();
+    drop(waiting);
+    use std::io::Write;
+    last.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
+    last.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    last.read_exact(&mut [0; 12]).unwrap();
+
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text.matches("cannot accept").count(), 1, "{text}");
+}
