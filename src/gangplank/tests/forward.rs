@@ -3,10 +3,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
 
-use common::{Daemon, Process, complaint, connect, echo, echoes, gangplank, here, not_running};
+use common::{
+    Daemon, GANGPLANK, PodSection, Process, complaint, connect, echo, echoes, gangplank, here, not_running,
+};
 
 #[test]
 fn several_ports_go_through_one_session() {
@@ -63,6 +66,34 @@ fn a_refused_port_leaves_the_session_alive() {
     let line = daemon.process.line_with("nothing listens on port");
     assert!(line.contains(&refused.to_string()), "{line}");
     echoes(&mut connect(to_good), "still here");
+}
+
+/// Namespaces other than ours can be entered with CAP_SYS_ADMIN only; without it, the log must say so.
+#[test]
+fn a_pod_in_another_namespace_is_reached_from_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pod = Command::new(GANGPLANK);
+    pod.arg("demo-guest").arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut pod = pod.spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(pod.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    assert!(ready.ends_with(":1024 80\n"), "{ready}");
+
+    let endpoint = format!("netns:///proc/{}/ns/net", pod.id());
+    let daemon = Daemon::start(&[PodSection { id: "abc", name: "demo", endpoint }], "");
+    let (_client, address) = daemon.forward("demo", 80);
+    let mut stream = connect(address);
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let answered = stream.read_to_string(&mut answer);
+    if rustix::process::geteuid().is_root() {
+        answered.unwrap();
+        assert!(answer.contains("You are aboard"), "{answer}");
+    } else {
+        daemon.process.line_with("CAP_SYS_ADMIN");
+    }
+    drop(pod.stdin.take());
+    pod.wait().unwrap();
 }
 
 #[test]
