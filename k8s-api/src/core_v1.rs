@@ -18,8 +18,15 @@ pub struct Pod {
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodSpec {
-    /// Its containers: none that are known here, but clients want the field.
-    pub containers: Vec<()>,
+    /// Its containers. kubectl expects at least one, and looks here for the names of ports.
+    pub containers: Vec<Container>,
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
 }
 
 /// What there is.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub(crate) use self::limits::Limits;
 pub(crate) use self::value::UnixUrl;
-use self::value::{DnsName, Grace, SandboxId, SocketMode, value};
+use self::value::{DnsName, Grace, Id, SocketMode, value};
 use crate::pods::Endpoint;
 
 /// The whole file. Every section but `[[pod]]` may be left out.
@@ -145,7 +145,7 @@ pub(crate) struct Shutdown {
 pub(crate) struct Pod {
     /// The sandbox's id.
     #[serde(deserialize_with = "value")]
-    pub(crate) id: SandboxId,
+    pub(crate) id: Id,
     /// The pod's name.
     #[serde(deserialize_with = "value")]
     pub(crate) name: DnsName,
@@ -153,7 +153,8 @@ pub(crate) struct Pod {
     #[serde(default = "default_namespace", deserialize_with = "value")]
     pub(crate) namespace: DnsName,
     /// Its uid.
-    pub(crate) uid: String,
+    #[serde(deserialize_with = "value")]
+    pub(crate) uid: Id,
     /// How its ports are reached.
     #[serde(deserialize_with = "value")]
     pub(crate) endpoint: Endpoint,

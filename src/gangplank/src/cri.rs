@@ -101,7 +101,10 @@ impl Front {
                 })
                 .await
             }
-            method::PORT_FORWARD => unary(request, move |asked| self.port_forward(&asked)).await,
+            method::PORT_FORWARD => {
+                unary(request, move |asked| self.port_forward(&asked).inspect_err(|why| refused(&asked, why)))
+                    .await
+            }
             path => not_served(path).into_http(),
         }
     }
@@ -149,6 +152,11 @@ fn no_token(error: TokenError) -> Status {
         TokenError::NoRandomness(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
+}
+
+fn refused(asked: &PortForwardRequest, why: &Status) {
+    let (sandbox, code) = (&asked.pod_sandbox_id, why.code());
+    tracing::info!(sandbox, ?code, reason = why.message(), "a port-forward session was refused");
 }
 
 fn not_served(path: &str) -> Status {

@@ -163,7 +163,7 @@ fn registry(config: &Config) -> Registry {
         id: pod.id.0.as_str().into(),
         name: pod.name.0.clone(),
         namespace: pod.namespace.0.clone(),
-        uid: pod.uid.clone(),
+        uid: pod.uid.0.clone(),
         labels: pod.labels.clone(),
         endpoint: pod.endpoint.clone(),
         created,

@@ -13,7 +13,7 @@ mod pod;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use self::pod::{Pod, PodError};
 use crate::config::{Config, ConfigError, Log};
 use crate::daemon::{Addresses, Daemon, DaemonError};
 use crate::forward::{Forward, ForwardError, PortPair};
+use crate::listen::ListenError;
 use crate::logs;
 use crate::signals::Signals;
 
@@ -96,7 +97,12 @@ impl Demo {
             None => Pod::embedded(folder.path()).await?,
             Some(program) => Pod::vm(program, folder.path()).await?,
         };
-        let daemon = Daemon::start(&configure(&folder, &pod)?).await?;
+        let daemon = match Daemon::start(&configure(&folder, &pod, KUBE_API_PORT)?).await {
+            Err(DaemonError::Listen(ListenError::Tcp { .. })) => {
+                Daemon::start(&configure(&folder, &pod, 0)?).await?
+            }
+            other => other?,
+        };
         let pair = PortPair { local: 0, remote: pod.port };
         let forward = Forward::start(&daemon.addresses().cri, "demo", &[pair]).await?;
         Ok(Self { forward, daemon, pod, _folder: folder })
@@ -134,9 +140,9 @@ async fn introduce(addresses: &Addresses, port: u16, local: SocketAddr) -> Resul
 }
 
 /// The daemon's configuration, as a file that can be looked at.
-fn configure(folder: &TempDir, pod: &Pod) -> Result<Config, DemoError> {
+fn configure(folder: &TempDir, pod: &Pod, kube_api_port: u16) -> Result<Config, DemoError> {
     let file = folder.path().join("gangplank.toml");
-    std::fs::write(&file, configuration(folder.path(), &pod.endpoint, kube_api_port()))?;
+    std::fs::write(&file, configuration(folder.path(), &pod.endpoint, kube_api_port))?;
     Ok(Config::load(&file)?)
 }
 
@@ -148,11 +154,6 @@ fn configuration(folder: &Path, endpoint: &str, kube_api_port: u16) -> String {
         cri = text(format!("unix://{}/cri.sock", folder.display())),
         endpoint = text(endpoint.into()),
     )
-}
-
-fn kube_api_port() -> u16 {
-    let free = TcpListener::bind(("127.0.0.1", KUBE_API_PORT)).is_ok();
-    if free { KUBE_API_PORT } else { 0 }
 }
 
 fn came(local: SocketAddr, page: &str, took: Duration) -> String {

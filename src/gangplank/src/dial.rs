@@ -55,7 +55,7 @@ impl Dial for Dialer {
 }
 
 async fn relay(endpoint: &channel::Endpoint, port: u16, limit: Duration) -> Result<PodConn, DialError> {
-    let open = Open::tcp(format!(":{port}"), limit);
+    let open = Open::tcp(format!("localhost:{port}"), limit);
     channel::dial(endpoint, open).await.map(PodConn::Channel).map_err(from_channel)
 }
 

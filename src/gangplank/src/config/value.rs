@@ -151,13 +151,13 @@ impl Value for SocketMode {
     }
 }
 
-/// The id of a sandbox: any name that fits one piece of a URL's path.
+/// The id of a sandbox or the uid of a pod. Clients refuse an empty one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct SandboxId(pub(crate) String);
+pub(crate) struct Id(pub(crate) String);
 
-impl Value for SandboxId {
-    const EXPECTED: &'static str = "a sandbox id of 1 to 128 letters, digits, dots, dashes and underscores";
+impl Value for Id {
+    const EXPECTED: &'static str = "an id of 1 to 128 letters, digits, dots, dashes and underscores";
 
     fn parse(text: &str) -> Option<Self> {
         let valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -237,6 +237,6 @@ mod tests {
         for wrong in ["", "Demo", "-demo", "demo-", "de/mo", "de mo"] {
             assert!(DnsName::parse(wrong).is_none(), "{wrong:?}");
         }
-        assert!(SandboxId::parse("../x").is_none());
+        assert!(Id::parse("../x").is_none() && Id::parse("").is_none());
     }
 }

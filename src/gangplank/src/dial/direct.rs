@@ -162,8 +162,10 @@ mod tests {
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap();
-            let namespace = Self(child);
+            let mut namespace = Self(child);
             while namespace.link() == std::fs::read_link(OWN).ok() {
+                let ended = namespace.0.try_wait().unwrap();
+                assert!(ended.is_none(), "this test needs a machine that allows network namespaces");
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
             namespace

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{Request, StatusCode};
 use humantime::format_rfc3339_seconds;
-use k8s_api::core_v1::{Namespace, NamespaceStatus, Pod as PodBody, PodCondition, PodSpec, PodStatus};
+use k8s_api::core_v1::{
+    Container, Namespace, NamespaceStatus, Pod as PodBody, PodCondition, PodSpec, PodStatus,
+};
 use k8s_api::meta_v1::{Column, List, ListMeta, ObjectMeta, PartialObjectMetadata, Row, Table, Typed};
 use serde::Serialize;
 
@@ -126,7 +128,8 @@ impl Object for &Pod {
         let ready = if self.ready() { "True" } else { "False" };
         PodBody {
             metadata: self.metadata(),
-            spec: PodSpec { containers: vec![] },
+            // Nothing is known of its containers, but kubectl panics on a pod that has none.
+            spec: PodSpec { containers: vec![Container { name: self.name.clone() }] },
             status: PodStatus {
                 phase: phase(self),
                 conditions: vec![PodCondition { kind: "Ready", status: ready }],

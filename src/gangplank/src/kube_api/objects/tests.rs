@@ -44,7 +44,7 @@ fn a_pod_has_what_port_forward_looks_at() {
     assert_eq!(one["kind"], "Pod");
     assert_eq!(one["metadata"]["namespace"], "default");
     assert_eq!(one["metadata"]["creationTimestamp"], "2023-11-14T22:13:20Z");
-    assert_eq!(one["spec"]["containers"], Value::Array(vec![]));
+    assert_eq!(one["spec"]["containers"][0]["name"], "one");
     assert_eq!(one["status"]["phase"], "Running");
     let two = get(Objects::Pod { namespace: "default", name: "two" }, "application/json", "").unwrap();
     assert_eq!(two["status"]["phase"], "Pending");

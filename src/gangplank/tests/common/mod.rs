@@ -1,0 +1,213 @@
+//! A daemon to test, as its user runs it: the built program, a configuration file, signals and its log.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything may take that a test waits for. Reached only when something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const GANGPLANK: &str = env!("CARGO_BIN_EXE_gangplank");
+
+/// Runs the program to its end.
+pub fn gangplank(arguments: &[&str]) -> Output {
+    Command::new(GANGPLANK).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What it said on standard error.
+pub fn complaint(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A process whose lines of output can be waited for. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    /// Starts the program; the lines are those of standard output and standard error.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(GANGPLANK);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let from_stdout = sender.clone();
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().try_for_each(|line| from_stdout.send(line.unwrap()))
+        });
+        thread::spawn(move || BufReader::new(stderr).lines().try_for_each(|line| sender.send(line.unwrap())));
+        Self { child, lines }
+    }
+
+    /// The next line that has this in it.
+    pub fn line_with(&self, part: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut others = String::new();
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => writeln!(others, "{line}").unwrap(),
+                Err(error) => panic!("no line with {part:?} ({error}) but:\n{others}"),
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn ends(mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it does not end");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pod of the configuration.
+pub struct PodSection {
+    pub id: &'static str,
+    pub name: &'static str,
+    pub endpoint: String,
+}
+
+/// A pod that is this very machine.
+pub fn here(id: &'static str, name: &'static str) -> PodSection {
+    PodSection { id, name, endpoint: "netns:///proc/self/ns/net".into() }
+}
+
+/// A pod whose VM does not run.
+pub fn not_running(id: &'static str, name: &'static str) -> PodSection {
+    PodSection { id, name, endpoint: "hvsock:///nowhere/v.sock:1024".into() }
+}
+
+/// A running daemon with a folder of its own.
+pub struct Daemon {
+    pub process: Process,
+    pub folder: tempfile::TempDir,
+    pub streaming: SocketAddr,
+    pub kube_api: SocketAddr,
+}
+
+impl Daemon {
+    /// With these pods and these further lines of configuration.
+    pub fn start(pods: &[PodSection], more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = serve(folder.path(), pods, more);
+        let serving: Value = serde_json::from_str(&process.line_with("\"serving\"")).unwrap();
+        let address = |key: &str| serving[key].as_str().unwrap().parse().unwrap();
+        Self { process, streaming: address("streaming"), kube_api: address("kube_api"), folder }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        socket_in(self.folder.path())
+    }
+
+    pub fn cri_url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Our own client, when it listens; with the port here.
+    pub fn forward(&self, pod: &str, port: u16) -> (Process, SocketAddr) {
+        let client = Process::start(&["forward", "--cri", &self.cri_url(), pod, &format!(":{port}")]);
+        let line = client.line_with("Forwarding from 127.0.0.1:");
+        let address = line.split(' ').nth(2).unwrap().parse().unwrap();
+        (client, address)
+    }
+
+    /// Whether anybody answers on its CRI socket.
+    pub fn answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+    }
+}
+
+pub fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("cri.sock")
+}
+
+/// Starts a daemon whose socket and configuration are in this folder.
+pub fn serve(folder: &Path, pods: &[PodSection], more: &str) -> Process {
+    let mut text = format!(
+        "[cri]\nlisten = \"unix://{}\"\n[kube_api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}\n",
+        socket_in(folder).display()
+    );
+    for PodSection { id, name, endpoint } in pods {
+        write!(
+            text,
+            "[[pod]]\nid = \"{id}\"\nname = \"{name}\"\nuid = \"uid-{id}\"\nendpoint = \"{endpoint}\"\n"
+        )
+        .unwrap();
+    }
+    let file = folder.join("gangplank.toml");
+    std::fs::write(&file, text).unwrap();
+    Process::start(&["serve", "--config", file.to_str().unwrap()])
+}
+
+/// Waits until this holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "it never came true that {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port here that gives back whatever it is sent.
+pub fn echo() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut &stream));
+        }
+    });
+    port
+}
+
+/// A connection that tells a hung server from a slow one.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Says this and hears it back.
+pub fn echoes(stream: &mut TcpStream, words: &str) {
+    use std::io::{Read, Write};
+    stream.write_all(words.as_bytes()).unwrap();
+    let mut heard = vec![0; words.len()];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, words.as_bytes());
+}
