@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
@@ -61,6 +62,7 @@ struct Inner<D> {
     stats: Arc<Stats>,
     heads: Arc<Semaphore>,
     sessions: Mutex<Sessions>,
+    /// Sessions alone: connections that have not become one are nothing to wait for.
     tracker: TaskTracker,
 }
 
@@ -70,6 +72,20 @@ struct Sessions {
     next: u64,
     draining: bool,
     open: HashMap<u64, Open>,
+}
+
+/// A session's place among the open ones, given back when dropped, also by a session that panicked.
+struct Place<D> {
+    inner: Arc<Inner<D>>,
+    key: u64,
+    /// What a drain waits for.
+    _tracked: TaskTrackerToken,
+}
+
+impl<D> Drop for Place<D> {
+    fn drop(&mut self) {
+        self.inner.sessions().open.remove(&self.key);
+    }
 }
 
 struct Open {
@@ -124,7 +140,7 @@ impl<D: Dial> Server<D> {
             match accepted {
                 Ok((socket, client)) => {
                     let (server, stop) = (self.clone(), stop.clone());
-                    self.inner.tracker.spawn(async move {
+                    tokio::spawn(async move {
                         server.serve_connection(socket, client, stop).await;
                         drop(permit);
                     });
@@ -247,25 +263,29 @@ impl<D: Dial> Server<D> {
         sandbox: Arc<str>,
         client: Option<SocketAddr>,
     ) -> Result<(), Answer> {
-        let (key, orders) = self.inner.register(&sandbox)?;
-        let inner = self.inner.clone();
-        self.inner.tracker.spawn(async move {
+        let (place, orders) = self.inner.register(&sandbox)?;
+        tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => inner.run(protocol, upgraded, sandbox, client, orders).await,
+                Ok(upgraded) => place.inner.run(protocol, upgraded, sandbox, client, orders).await,
                 Err(e) => debug!(%sandbox, error = %e, "the client left during the upgrade"),
             }
-            inner.sessions().open.remove(&key);
         });
         Ok(())
     }
 }
 
-impl<D: Dial> Inner<D> {
+impl<D> Inner<D> {
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn register(&self, sandbox: &Arc<str>) -> Result<(u64, oneshot::Receiver<Order>), Answer> {
+impl<D: Dial> Inner<D> {
+    /// A place for a session, and where its orders come from.
+    fn register(
+        self: &Arc<Self>,
+        sandbox: &Arc<str>,
+    ) -> Result<(Place<D>, oneshot::Receiver<Order>), Answer> {
         let mut sessions = self.sessions();
         if sessions.draining {
             let text = "this server is shutting down; try again when it is back".to_owned();
@@ -279,7 +299,7 @@ impl<D: Dial> Inner<D> {
         let key = sessions.next;
         sessions.next += 1;
         sessions.open.insert(key, Open { sandbox: sandbox.clone(), orders: sender });
-        Ok((key, receiver))
+        Ok((Place { inner: self.clone(), key, _tracked: self.tracker.token() }, receiver))
     }
 
     async fn run(

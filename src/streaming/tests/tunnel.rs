@@ -182,6 +182,48 @@ async fn a_client_that_leaves_without_a_word_ends_its_session() {
     }
 }
 
+/// What a client that takes nothing for a while hears when its sandbox stops. The session waits a second for
+/// it; true if it was in time and saw the close frame.
+async fn hears_all_before_the_close_frame(host: &Host, port: u16) -> bool {
+    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let port = port.to_string();
+    let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
+    let error = spdy.open(&headers("error"), true).unwrap();
+    let data = spdy.open(&headers("data"), false).unwrap();
+    let mut socket = connect(host).await;
+    socket.send(Message::binary(spdy.output().to_vec())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await; // the pod fills all buffers on the way
+    host.server.end_sandbox("sandbox0123", "it stopped");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (mut bytes, mut heard) = (Vec::new(), Heard::new());
+    while let Some(message) = hear(&mut socket).await {
+        match message {
+            Message::Binary(payload) => bytes.extend_from_slice(&payload),
+            Message::Close(_) => {
+                take_frames(&mut bytes, &mut heard);
+                assert_eq!(heard.get(&0), Some(&vec![Frame::GoAway]));
+                assert_eq!(heard[&data].last(), Some(&Frame::Reset(5)));
+                assert!(matches!(heard[&error][..], [Frame::Reply, Frame::Data(_), Frame::Fin]));
+                return true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_slow_client_hears_all_before_the_close_frame() {
+    let host = Host::start().await;
+    let port = pod(async |mut socket| while socket.write_all(&[0; 64 << 10]).await.is_ok() {}).await;
+    for _ in 0..10 {
+        if hears_all_before_the_close_frame(&host, port).await {
+            return;
+        }
+    }
+    panic!("no session ended in order");
+}
+
 async fn expect_close(socket: &mut Socket, code: CloseCode) {
     match hear(socket).await {
         Some(Message::Close(Some(frame))) => assert_eq!(frame.code, code),

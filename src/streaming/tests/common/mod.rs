@@ -3,6 +3,7 @@
 
 pub mod frames;
 pub mod raw;
+pub mod watch;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -192,6 +193,13 @@ impl Peer {
         let id = self.spdy.ping();
         self.flush().await;
         assert_eq!(self.next().await, Seen::Ponged(id));
+    }
+
+    /// Pings, and passes over all that comes before the answer.
+    pub async fn skip_to_pong(&mut self) {
+        let id = self.spdy.ping();
+        self.flush().await;
+        while self.next().await != Seen::Ponged(id) {}
     }
 
     /// The next thing seen, data as it came.
