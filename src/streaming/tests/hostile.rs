@@ -1,5 +1,5 @@
 //! Clients that mean harm, or are broken: each costs its own session at most.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The HTTP front, byte for byte: recorded requests, refusals, limits.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

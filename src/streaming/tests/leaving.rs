@@ -1,5 +1,5 @@
 //! Everybody leaves some time: clients, pods, the server. Nothing stays behind, and nobody waits for nothing.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

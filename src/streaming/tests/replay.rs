@@ -2,7 +2,7 @@
 //!
 //! A recording is sent in single bytes, in the pieces in which it was read, and whole. Only the client's last
 //! words (its first RST_STREAM or GOAWAY, and all after it) wait for the answers, as they did when recorded.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Sessions as a client sees them, frame by frame, over real sockets.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Sessions inside WebSocket, as a WebSocket client sees them.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
