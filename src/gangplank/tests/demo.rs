@@ -6,8 +6,9 @@ mod common;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 
-use common::{Process, connect, eventually};
+use common::{GANGPLANK, Process, connect, eventually};
 use rustix::process::Signal;
 
 fn page(address: SocketAddr) -> String {
@@ -56,7 +57,9 @@ fn the_demo_shows_its_page_stays_up_and_leaves_nothing_behind() {
 
 #[test]
 fn a_pod_does_not_outlive_a_demo_that_was_killed() {
-    let demo = Process::start(&["demo"]);
+    // A killed demo cannot remove its folder; this one's goes with the test's.
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Process::start_with(Command::new(GANGPLANK).arg("demo").env("TMPDIR", folder.path()));
     demo.line_with("Ctrl-C");
     let pods = children(demo.pid());
     demo.signal(Signal::KILL);

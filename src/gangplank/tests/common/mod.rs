@@ -37,8 +37,12 @@ pub struct Process {
 impl Process {
     /// Starts the program; the lines are those of standard output and standard error.
     pub fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(GANGPLANK);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_with(Command::new(GANGPLANK).args(arguments))
+    }
+
+    /// The same of a command that is ready but for its input and output.
+    pub fn start_with(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
