@@ -158,14 +158,17 @@ fn cell(out: &mut String, title: &str, value: Option<f64>, digits: usize) {
 fn parts(out: &mut String, figures: &Figures) {
     let metrics = [Metric::DownloadCpu, Metric::UploadCpu, Metric::ConnectCpu, Metric::Idle];
     let titles = ["download CPU", "upload CPU", "CPU/connection", "memory/idle"];
+    let mut space = "\n";
     for (metric, title) in metrics.into_iter().zip(titles) {
         if let Some([daemon, relay]) = figures.parts(OursRelay, metric).as_deref() {
             let digits = metric.digits();
-            push(out, format_args!("{}", if metric == Metric::DownloadCpu { "\n" } else { "" }));
             push(
                 out,
-                format_args!("of relay's {title:<NAME$}daemon {daemon:.digits$}, relay {relay:.digits$}\n"),
+                format_args!(
+                    "{space}of relay's {title:<17}daemon {daemon:.digits$}, relay {relay:.digits$}\n"
+                ),
             );
+            space = "";
         }
     }
 }
