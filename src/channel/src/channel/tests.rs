@@ -204,6 +204,17 @@ async fn a_drop_says_reset_before_both_ends_and_nothing_after() {
     assert_eq!(guest.read(&mut [0]).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn a_writer_whose_reader_has_ended_hears_of_a_reset_at_once() {
+    let (mut channel, mut guest) = pair(false);
+    guest.write_all(&frame(Kind::Fin, b"")).await.unwrap();
+    assert_eq!(channel.read(&mut [0; 2]).await.unwrap(), 0);
+    channel.write_all(b"goes").await.unwrap();
+    guest.write_all(&frame::reset(errno::ECONNRESET, "gone")).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(channel.write(b"does not").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
 /// The bytes of a guest that is dropped with everything it said are still read, then the failure.
 #[tokio::test]
 async fn a_closed_transport_gives_its_bytes_first() {
