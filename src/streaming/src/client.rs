@@ -77,7 +77,7 @@ pub enum ClientEvent {
     Closed(String),
 }
 
-/// A session. Dropping it ends it.
+/// A session. Dropping it ends it, and all its connections.
 pub struct Client {
     connections: mpsc::UnboundedSender<(u16, TcpStream)>,
     events: mpsc::UnboundedReceiver<ClientEvent>,
@@ -85,7 +85,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens a session at a URL that CRI's PortForward gave.
+    /// Opens a session at a URL that CRI's PortForward gave. It runs as a task of the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A [`ClientError`] if there is no session within 20 s.
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
         let (socket, early) = upgrade(url).await?;
         let (connections, incoming) = mpsc::unbounded_channel();
@@ -105,7 +109,7 @@ impl Client {
         let _ = self.connections.send((port, local)); // a session that has ended drops it
     }
 
-    /// The next event; after [`ClientEvent::Closed`] there is none.
+    /// The next event; after [`ClientEvent::Closed`] there is none. Events that nobody takes are kept.
     pub async fn event(&mut self) -> Option<ClientEvent> {
         self.events.recv().await
     }

@@ -22,36 +22,41 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Every limit of the server. All are enforced, none is a hint.
+/// Every limit of the server. All are enforced, none is a hint. Each says what becomes of who passes it, and its
+/// value unless it is set. A session compares its times every quarter of the shortest, and at least every second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Sessions at once, all clients together.
+    /// Sessions at once, all clients together. One more is answered 503. 10,000.
     pub sessions: usize,
-    /// Streams of a session at once (a forwarded connection takes two).
+    /// Streams of a session at once; a forwarded connection takes two. One more is refused alone. 1,024.
     pub streams: usize,
-    /// Bytes a session may hold for pods that do not read, all its streams together.
+    /// Bytes that a session may hold for pods that do not read, all its streams together; more than 0. While it
+    /// is spent, the client's socket is not read. 16 MiB.
     pub session_budget: usize,
-    /// Unused tokens at once.
+    /// Unused tokens at once. One more is [`TokenError::Full`](crate::TokenError::Full). 1,000.
     pub pending_tokens: usize,
-    /// Life of an unused token.
+    /// Life of an unused token, which is unknown after that. 60 s.
     pub token_ttl: Duration,
-    /// Bytes of a request's head.
+    /// Bytes of a request's head, at least 8 KiB. More are answered 431. 16 KiB.
     pub request_head: usize,
-    /// Time for a request's head to arrive.
+    /// Time for a request's head to arrive, from the connection's start or the last answer on. The connection is
+    /// closed then. 10 s.
     pub request_head_timeout: Duration,
-    /// Time for a pod's port to answer a dial.
+    /// Time for a pod's port to answer a dial, which has failed then. Go clients give up after 30 s. 10 s.
     pub dial_timeout: Duration,
-    /// Time for both streams of a forwarded connection to be opened.
+    /// Time for both streams of a forwarded connection to be opened. The first is closed then. 30 s.
     pub pair_timeout: Duration,
-    /// Time without any data in a session. Pings do not count.
+    /// Time without any data in a session, which is ended then. Pings do not count. 4 h.
     pub idle_timeout: Duration,
-    /// Time without any frame from a client that has pinged before.
+    /// Time without any frame from a client that has pinged before, whose session is ended then. kubectl pings
+    /// every 5 s, or every 10 s through a tunnel. 90 s.
     pub silence_timeout: Duration,
-    /// Time in which a client takes not one byte of what waits for it.
+    /// Time in which a client takes not one byte of what waits for it. The session is ended then. 60 s.
     pub write_stall_timeout: Duration,
-    /// Time in which one stream may keep its session from reading before it is reset.
+    /// Time in which one stream may keep its session from reading. It is reset then, and the others go on. 20 s.
     pub stream_stall_timeout: Duration,
-    /// Time for a client to end its side after the pod has ended.
+    /// Time without data for a client to end its side after the pod has ended. The pod's connection is aborted
+    /// then. 5 s.
     pub linger: Duration,
 }
 

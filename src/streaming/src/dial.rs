@@ -23,7 +23,8 @@ pub struct Target {
 /// may be dropped then. Dropping it earlier ends the connection abruptly where the transport can say so.
 pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The plain TCP socket that carries the bytes unchanged, where there is one: the kernel may then move
-    /// payload without copying it.
+    /// payload without copying it. The server reads and writes it past this connection's own methods, so these
+    /// must hold nothing back.
     fn socket(&self) -> Option<&TcpStream> {
         None
     }
@@ -51,8 +52,12 @@ pub trait Dial: Send + Sync + 'static {
     /// What a dial gives.
     type Conn: Connection;
 
-    /// Connects to the port. The server drops the future when the client has gone or the dial limit has
-    /// passed, so it must be safe to cancel.
+    /// Connects to the port. The server drops the future when the client has gone or
+    /// [`Limits::dial_timeout`](crate::Limits::dial_timeout) has passed, so it must be safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`], whose kind decides whether the client loses this connection or its session.
     fn dial(&self, target: Target) -> impl Future<Output = Result<Self::Conn, DialError>> + Send;
 }
 

@@ -121,15 +121,23 @@ impl<D: Dial> Server<D> {
         }
     }
 
-    /// A URL under `base` (as `http://127.0.0.1:10350`) that is good for one session of this sandbox, within
-    /// the life of a token. `ports` are those of the CRI request.
+    /// A URL under `base` (as `http://127.0.0.1:10350`, without a path) that is good for one session of this
+    /// sandbox, within the life of a token. `ports` are those of the CRI request, empty from most clients.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`]: too many tokens wait to be used, the ports are none, or the system gives no random bytes.
     pub fn url(&self, base: &str, sandbox: &str, ports: &[i32]) -> Result<String, TokenError> {
         let token = self.inner.tokens.insert(sandbox, ports)?;
         Ok(format!("{}/portforward/{token}", base.trim_end_matches('/')))
     }
 
     /// Accepts and serves connections until `stop` is cancelled. Sessions go on after that: see
-    /// [`Server::drain`].
+    /// [`Server::drain`]. To be run in a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// None so far: a connection that can't be accepted is logged, and the next one is waited for.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
         loop {
             let Ok(permit) = self.inner.heads.clone().acquire_owned().await else { return Ok(()) };
@@ -155,6 +163,9 @@ impl<D: Dial> Server<D> {
 
     /// Answers a request to forward ports of this sandbox, whoever it was authorised by, and starts the session
     /// when the connection has been upgraded. SPDY/3.1 and its WebSocket tunnel are understood.
+    ///
+    /// For an HTTP server of the embedder's own: it must run on hyper's HTTP/1, with upgrades, over a
+    /// `TokioIo<TcpStream>`. A `SocketAddr` among the request's extensions is logged as the client's.
     pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>) -> Answer {
         match negotiate(&request) {
             Err(refusal) => refusal,
@@ -169,7 +180,8 @@ impl<D: Dial> Server<D> {
         }
     }
 
-    /// Ends all sessions of a sandbox, each connection's user being told why.
+    /// Ends all sessions of a sandbox, each connection's user being told why. Returns at once; the sessions
+    /// have ended within about a second.
     pub fn end_sandbox(&self, sandbox: &str, why: &str) {
         let mut sessions = self.inner.sessions();
         for (_, open) in sessions.open.extract_if(|_, open| &*open.sandbox == sandbox) {
@@ -177,7 +189,8 @@ impl<D: Dial> Server<D> {
         }
     }
 
-    /// Refuses new sessions, lets the open ones go on for `grace`, then ends them.
+    /// Refuses new sessions, lets the open ones go on for `grace`, then ends them. Returns as soon as the last
+    /// one has ended, and at most 5 s after `grace`. There is no way back.
     pub async fn drain(&self, grace: Duration) -> Drained {
         let open = {
             let mut sessions = self.inner.sessions();

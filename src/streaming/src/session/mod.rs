@@ -5,8 +5,8 @@
 //!      └── the client's socket broke or ended ──────────────────────────────────────►
 //! ```
 //!
-//! [`core::Core`] moves bytes, the same at both ends; a [`Side`] decides what streams mean: [`server::ServerSide`]
-//! pairs them and dials, [`client::ClientSide`] opens them for connections that it is given.
+//! `core::Core` moves bytes, the same at both ends; a [`Side`] decides what streams mean: `server::ServerSide`
+//! pairs them and dials, `client::ClientSide` opens them for connections that it is given.
 
 mod backlog;
 mod batch;
