@@ -57,12 +57,15 @@ impl Daemon {
         self.process.output()
     }
 
-    /// The number of its open descriptors.
+    /// The number of its open sockets. (It also keeps a few pipes for later use.)
     ///
     /// # Panics
     /// Where it has ended.
-    pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the daemon runs").count()
+    pub fn sockets(&self) -> usize {
+        let descriptors =
+            std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the daemon runs");
+        let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// Sends SIGTERM and waits for the end.
