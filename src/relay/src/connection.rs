@@ -48,7 +48,6 @@ enum State {
 pub(crate) struct Turn<'a> {
     pub(crate) epoll: BorrowedFd<'a>,
     pub(crate) index: u32,
-    pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) scratch: &'a mut [u8],
 }
@@ -159,7 +158,7 @@ impl Connection {
             State::Dialling(dialling) => {
                 let opened = dialling.timed_out();
                 self.refuse(&opened, turn);
-                self.proceed_lingering(turn)
+                Verdict::More
             }
             State::Moving(_) | State::Lingering => Verdict::Close,
         }
@@ -215,7 +214,7 @@ impl Connection {
         match address::candidates(open) {
             Ok(candidates) => {
                 self.state = State::Dialling(Dialling::new(candidates));
-                self.deadline = Some(turn.now + open.timeout().min(turn.config.dial));
+                self.deadline = Some(Instant::now() + open.timeout().min(turn.config.dial));
                 self.advance_dial(turn);
             }
             Err(opened) => {
@@ -286,7 +285,7 @@ impl Connection {
 
     fn linger(&mut self, turn: &Turn<'_>) {
         self.state = State::Lingering;
-        self.deadline = Some(turn.now + turn.config.linger);
+        self.deadline = Some(Instant::now() + turn.config.linger);
     }
 
     fn proceed_lingering(&mut self, turn: &mut Turn<'_>) -> Verdict {

@@ -1,7 +1,7 @@
 //! The loop: accepts, gives every connection its turn, keeps the time.
 
 use std::fmt::Arguments;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,9 +53,14 @@ impl Default for Config {
             open: Duration::from_secs(10),
             dial: Duration::from_secs(60),
             linger: Duration::from_secs(10),
-            log: |line| eprintln!("gangplank-relay: {line}"),
+            log: say,
         }
     }
+}
+
+/// One write, so that lines stay whole. Where standard error is gone, there is nobody to tell.
+fn say(line: Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("gangplank-relay: {line}\n").as_bytes());
 }
 
 /// Why a relay cannot run.
@@ -199,7 +204,7 @@ impl Relay {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();
-            let timeout = self.timeout();
+            let timeout = self.keep_time();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -216,18 +221,7 @@ impl Relay {
                 }
             }
             self.take_turns();
-            self.keep_time();
         }
-    }
-
-    fn timeout(&self) -> Option<Timespec> {
-        let wait = if self.queue.is_empty() {
-            let next = [self.next_deadline, self.resting].into_iter().flatten().min()?;
-            next.saturating_duration_since(Instant::now())
-        } else {
-            Duration::ZERO
-        };
-        Some(Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) })
     }
 
     fn note(&mut self, index: u32, is_pod: bool, flags: EventFlags) {
@@ -242,22 +236,16 @@ impl Relay {
     /// One turn for each in the queue. Only here, after all events were noted, is a connection removed, so that
     /// no event meets another connection with the same number.
     fn take_turns(&mut self) {
-        let now = Instant::now();
         for index in std::mem::take(&mut self.queue) {
-            self.take_turn(index, now, Connection::proceed);
+            self.take_turn(index, Connection::proceed);
         }
     }
 
-    fn take_turn(
-        &mut self,
-        index: u32,
-        now: Instant,
-        act: impl FnOnce(&mut Connection, &mut Turn<'_>) -> Verdict,
-    ) {
+    fn take_turn(&mut self, index: u32, act: impl FnOnce(&mut Connection, &mut Turn<'_>) -> Verdict) {
         let Some(connection) = self.connections.get(index) else { return };
         connection.is_queued = false;
         let (config, scratch) = (&self.config, &mut *self.scratch);
-        let verdict = act(connection, &mut Turn { epoll: self.epoll.as_fd(), index, now, config, scratch });
+        let verdict = act(connection, &mut Turn { epoll: self.epoll.as_fd(), index, config, scratch });
         if verdict == Verdict::More {
             connection.is_queued = true;
             self.queue.push(index);
@@ -274,20 +262,30 @@ impl Relay {
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
     }
 
-    fn keep_time(&mut self) {
-        if self.next_deadline.is_none() && self.resting.is_none() {
-            return;
-        }
-        let now = Instant::now();
-        if self.resting.is_some_and(|until| until <= now) {
-            self.rest(None);
-        }
-        if self.next_deadline.is_some_and(|next| next <= now) {
-            let (due, next) = self.connections.due(now);
-            self.next_deadline = next.map(|next| next.max(now + DEADLINE_STEP));
-            for index in due {
-                self.take_turn(index, now, Connection::expire);
+    /// Ends what has taken too long; gives how long the next wait may be. The clock is read only where something
+    /// has a deadline, since in some guests that is a system call, or worse.
+    fn keep_time(&mut self) -> Option<Timespec> {
+        if self.next_deadline.is_some() || self.resting.is_some() {
+            let now = Instant::now();
+            if self.resting.is_some_and(|until| until <= now) {
+                self.rest(None);
             }
+            if self.next_deadline.is_some_and(|next| next <= now) {
+                self.expire(now);
+            }
+            if self.queue.is_empty() {
+                let next = [self.next_deadline, self.resting].into_iter().flatten().min()?;
+                return Some(timespec(next.saturating_duration_since(now)));
+            }
+        }
+        (!self.queue.is_empty()).then(|| timespec(Duration::ZERO))
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let (due, next) = self.connections.due(now);
+        self.next_deadline = next.map(|next| next.max(now + DEADLINE_STEP));
+        for index in due {
+            self.take_turn(index, Connection::expire);
         }
     }
 
@@ -318,8 +316,7 @@ impl Relay {
     }
 
     fn add(&mut self, host: OwnedFd) {
-        let now = Instant::now();
-        let deadline = now + self.config.open;
+        let deadline = Instant::now() + self.config.open;
         let is_full = self.connections.len() >= self.config.connections;
         let index = self.connections.insert(Connection::new(host, deadline));
         let Some(connection) = self.connections.get(index) else { return };
@@ -329,7 +326,7 @@ impl Relay {
         }
         self.expect_deadline(deadline);
         if is_full {
-            self.take_turn(index, now, |connection, turn| {
+            self.take_turn(index, |connection, turn| {
                 connection.refuse_busy(turn);
                 Verdict::Wait
             });
@@ -351,4 +348,10 @@ impl Relay {
         self.connections.drain().for_each(Connection::shut_down);
         (self.config.log)(format_args!("ending; {living} connections were open"));
     }
+}
+
+fn timespec(wait: Duration) -> Timespec {
+    // A day is as good as more, and surely fits.
+    let wait = wait.min(Duration::from_secs(86_400));
+    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
 }
