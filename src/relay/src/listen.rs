@@ -65,6 +65,19 @@ impl fmt::Display for Listen {
     }
 }
 
+/// What came of an accept.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// A connection from the host.
+    Host(OwnedFd),
+    /// Somebody who is not the host, and was turned away.
+    Stranger,
+    /// Somebody who left while waiting.
+    Gone,
+    /// Nobody waits.
+    Nobody,
+}
+
 /// A listening socket. A Unix socket's path goes with it.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -85,15 +98,14 @@ impl Listener {
         &self.listen
     }
 
-    /// Accepts a connection, non-blocking; none while nobody waits. Who is not the host is turned away.
-    pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
-        loop {
-            match rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(peer) if self.may_connect(&peer) => return Ok(Some(peer)),
-                Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error),
-            }
+    /// Accepts a connection, non-blocking.
+    pub(crate) fn accept(&self) -> Result<Accepted, Errno> {
+        match rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(peer) if self.may_connect(&peer) => Ok(Accepted::Host(peer)),
+            Ok(_) => Ok(Accepted::Stranger),
+            Err(Errno::INTR | Errno::CONNABORTED) => Ok(Accepted::Gone),
+            Err(Errno::WOULDBLOCK) => Ok(Accepted::Nobody),
+            Err(error) => Err(error),
         }
     }
 

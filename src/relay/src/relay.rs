@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::connection::{Connection, Turn, Verdict};
 use crate::connections::Connections;
-use crate::listen::{Listen, Listener};
+use crate::listen::{Accepted, Listen, Listener};
 use crate::moving::SCRATCH;
 
 /// Events taken from the kernel at once; the others wait for the next call.
@@ -149,6 +149,8 @@ pub struct Relay {
     resting: Option<Instant>,
     /// An accept has failed since nobody waited last, and that was said.
     is_short: bool,
+    /// A stranger has connected, and that was said.
+    had_stranger: bool,
     connections: Connections,
     /// Those that have something to do.
     queue: Vec<u32>,
@@ -184,6 +186,7 @@ impl Relay {
             listeners,
             resting: None,
             is_short: false,
+            had_stranger: false,
             connections: Connections::default(),
             queue: Vec::new(),
             next_deadline: None,
@@ -295,13 +298,25 @@ impl Relay {
                 return self.rest(Some(Instant::now() + ACCEPT_PAUSE));
             }
             match self.listeners[index].accept() {
-                Ok(Some(host)) => self.add(host),
-                Ok(None) => {
+                Ok(Accepted::Host(host)) => self.add(host),
+                Ok(Accepted::Stranger) => self.note_stranger(index),
+                Ok(Accepted::Gone) => {}
+                Ok(Accepted::Nobody) => {
                     self.is_short = false;
                     return;
                 }
                 Err(error) => return self.fail_accept(index, error),
             }
+        }
+    }
+
+    /// Said once: a stranger may come as often as it likes.
+    fn note_stranger(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.had_stranger, true) {
+            let listen = self.listeners[index].listen();
+            (self.config.log)(format_args!(
+                "somebody other than the host connected to {listen} and was turned away; no more is said of such"
+            ));
         }
     }
 
