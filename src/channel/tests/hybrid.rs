@@ -16,6 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+/// A second is promised. A busy machine may add some; what only a time limit ends takes 10.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 /// A guest that treats every connection this way.
 struct Guest {
     folder: tempfile::TempDir,
@@ -120,12 +123,20 @@ async fn bytes_in_one_segment_with_ok_are_not_lost() {
 #[tokio::test]
 async fn a_caller_that_leaves_before_ok_does_not_kill_the_device() {
     let guest = greeter();
-    let device = guest.behind(Vices { ok_after: Duration::from_millis(400), ..Vices::default() });
-    for _ in 0..5 {
-        assert!(timeout(Duration::from_millis(40), dial(&device.endpoint(), request())).await.is_err());
+    let device = guest.behind(Vices { ok_after: Duration::from_millis(1_500), ..Vices::default() });
+    let endpoint = device.endpoint();
+    for before in 0..5 {
+        let has_asked = async {
+            while device.seen.connects.load(SeqCst) == before {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            _ = reach(&endpoint) => panic!("this came before OK"),
+            () = has_asked => {}
+        }
     }
-    assert_eq!(device.seen.connects.load(SeqCst), 5);
-    is_greeted(&device.endpoint()).await;
+    is_greeted(&endpoint).await;
     device.is_unharmed();
 }
 
@@ -256,7 +267,7 @@ async fn a_device_that_dies_ends_readers_writers_and_those_who_shut_down() {
         let error = timeout(Duration::from_secs(60), task).await.expect("this hangs").unwrap();
         assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionAborted), "{error}");
     }
-    assert!(died.elapsed() < Duration::from_secs(1), "{:?}", died.elapsed());
+    assert!(died.elapsed() < AT_ONCE, "{:?}", died.elapsed());
 }
 
 #[tokio::test]

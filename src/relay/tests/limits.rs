@@ -45,9 +45,9 @@ impl Host {
     }
 }
 
+/// Lets go of refused hosts soon.
 fn short() -> Config {
-    let brief = Duration::from_millis(200);
-    Config { open: brief, linger: brief, ..Config::default() }
+    Config { linger: Duration::from_millis(200), ..Config::default() }
 }
 
 fn tcp(port: u16) -> Open {
@@ -107,7 +107,7 @@ async fn hostile_requests_are_refused() {
 
 #[tokio::test]
 async fn a_host_that_says_nothing_is_left() {
-    let guest = Guest::start_with(short());
+    let guest = Guest::start_with(Config { open: Duration::from_millis(200), ..Config::default() });
     let mut silent = Host::connect(&guest).await;
     let mut slow = Host::connect(&guest).await;
     slow.say(b"GPCH\x01").await;
