@@ -1,7 +1,7 @@
 //! One forwarded connection between host and guest: endpoints, transports, and the protocol on them.
 //!
 //! The protocol is docs/protocol.md. Without features this crate knows the protocol alone, does no I/O, and is
-//! what the guest's relay builds on. The feature `tokio` adds the host's side: [`dial`] gives a [`Channel`].
+//! what the guest's relay builds on. The feature `tokio` adds the host's side: [`dial()`] gives a [`Channel`].
 
 pub mod errno;
 pub mod frame;
