@@ -140,10 +140,11 @@ impl<D: Dial> Server<D> {
     /// None so far: a connection that can't be accepted is logged, and the next one is waited for.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
         loop {
-            let Ok(permit) = self.inner.heads.clone().acquire_owned().await else { return Ok(()) };
-            let accepted = tokio::select! {
+            let heads = self.inner.heads.clone();
+            let next = async { (heads.acquire_owned().await, listener.accept().await) };
+            let (permit, accepted) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                accepted = listener.accept() => accepted,
+                next = next => next,
             };
             match accepted {
                 Ok((socket, client)) => {
@@ -355,4 +356,31 @@ fn log_end(client: &str, sandbox: &str, ports: &[u16], time: Duration, ended: &E
         seconds = time.as_secs_f64(), reason = %ended,
         "a session closed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DialError, Target};
+
+    struct Nowhere;
+
+    impl Dial for Nowhere {
+        type Conn = TcpStream;
+
+        async fn dial(&self, _: Target) -> Result<TcpStream, DialError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_places_are_all_taken_can_be_stopped() {
+        let server = Server::new(Config::default(), Nowhere);
+        let _all = server.inner.heads.clone().acquire_many_owned(HEADS as u32).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        let serving = server.serve(listener, stop.clone());
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap();
+    }
 }

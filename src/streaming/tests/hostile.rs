@@ -288,6 +288,7 @@ async fn a_stream_that_waits_for_its_partner_counts_against_the_budget_too() {
     let limits = Limits {
         session_budget: 256 << 10,
         stream_stall_timeout: Duration::from_millis(400),
+        pair_timeout: Duration::from_secs(1),
         ..Limits::default()
     };
     let host = Host::with(Config { limits, ..Config::default() }).await;
@@ -295,5 +296,10 @@ async fn a_stream_that_waits_for_its_partner_counts_against_the_budget_too() {
     let lone = peer.open_stream("data", 80, 7).await;
     peer.send(lone, &vec![0; 8 << 20]).await;
     assert_eq!(peer.next().await, Seen::Reset(lone, 5));
+    // It waits for nobody any more, so its partner is alone now.
+    let error = peer.open_stream("error", 80, 7).await;
+    assert_eq!(peer.next().await, Seen::Replied(error));
+    assert_eq!(peer.next().await, Seen::Fin(error));
+    assert_eq!(peer.next().await, Seen::Reset(error, 5));
     peer.ping().await;
 }

@@ -176,6 +176,9 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
         self.core.register(cx);
         self.core.now = Instant::now();
         self.poll_orders(cx)?;
+        if self.is_due() {
+            self.on_timer()?;
+        }
         loop {
             let mut moved = self.core.recv(&mut self.side, cx)?;
             moved |= self.side.poll(&mut self.core, cx)?;
@@ -214,11 +217,21 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
             return Ok(false);
         }
         self.core.now = Instant::now();
+        self.on_timer()?;
+        Ok(true)
+    }
+
+    fn on_timer(&mut self) -> Result<(), Ended> {
         self.core.on_tick(&mut self.side)?;
         self.side.on_tick(&mut self.core);
         let next = self.core.quiet_until().max(self.core.now + self.tick);
         self.timer.as_mut().reset(next);
-        Ok(true)
+        Ok(())
+    }
+
+    /// By the clock: polled, the timer of a session that spends tokio's budget every time never fires.
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.timer.deadline()
     }
 
     fn begin_close(&mut self, why: Ended) -> Option<Ended> {
@@ -247,7 +260,10 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Future for Session<W, C, S> {
                 return Poll::Ready(why);
             }
         }
-        if this.core.poll_close(cx).is_pending() && this.timer.as_mut().poll(cx).is_pending() {
+        if !this.is_due()
+            && this.core.poll_close(cx).is_pending()
+            && this.timer.as_mut().poll(cx).is_pending()
+        {
             return Poll::Pending;
         }
         Poll::Ready(this.closing.take().unwrap_or(Ended::ClientClosed))
@@ -266,4 +282,117 @@ fn tick_for(limits: &Limits) -> Duration {
     ];
     let shortest = shortest.into_iter().min().unwrap_or(TICK);
     (shortest / 4).clamp(Duration::from_millis(5), TICK)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+    use tokio::task::coop::poll_proceed;
+    use tokio::time::timeout;
+
+    use super::server::ServerSession;
+    use super::*;
+    use crate::{Dial, ErrorStyle, Target};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    struct Nowhere;
+
+    impl Dial for Nowhere {
+        type Conn = DuplexStream;
+
+        async fn dial(&self, _: Target) -> Result<DuplexStream, DialError> {
+            std::future::pending().await
+        }
+    }
+
+    /// A client that sends a few frames and then, for ever and as fast as it is read, data for no stream. Like a
+    /// socket of tokio's it gives way to other tasks when its budget is spent.
+    struct Endless {
+        first: Vec<u8>,
+        heard: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            std::task::ready!(poll_proceed(cx)).made_progress();
+            let n = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.drain(..n).collect::<Vec<_>>());
+            let empty_frame = [0, 0, 0, 99, 0, 0, 0, 0];
+            while buf.remaining() >= empty_frame.len() {
+                buf.put_slice(&empty_frame);
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.heard.lock().unwrap().extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write(cx, slices.iter().find(|s| !s.is_empty()).map_or(&[], |s| s))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl ClientSocket for Endless {}
+
+    fn session(pair_timeout: Duration) -> ServerSession<Nowhere> {
+        ServerSession {
+            dial: Arc::new(Nowhere),
+            sandbox: "sandbox0123".into(),
+            errors: ErrorStyle::Reset,
+            limits: Arc::new(Limits { pair_timeout, ..Limits::default() }),
+            stats: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_stops_can_be_left() {
+        let client = Endless { first: Vec::new(), heard: Arc::default() };
+        let (orders, receiver) = oneshot::channel();
+        orders.send(Order::Drain).unwrap();
+        let run = session(LONG).run(client, Bytes::new(), receiver);
+        let (ended, ..) = timeout(LONG, tokio::spawn(run)).await.expect("it goes on").unwrap();
+        assert!(matches!(ended, Ended::Drained));
+    }
+
+    #[tokio::test]
+    async fn limits_are_compared_however_busy_the_session_is() {
+        let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+        spdy.open(&[("streamtype", "data"), ("port", "80"), ("requestid", "0")], false).unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let client = Endless { first: spdy.output().to_vec(), heard: heard.clone() };
+        let (_orders, receiver) = oneshot::channel();
+        let run = tokio::spawn(session(Duration::from_millis(200)).run(client, Bytes::new(), receiver));
+        let gives_up = async {
+            while heard.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, gives_up).await.expect("the lone stream is left open");
+        assert_eq!(heard.lock().unwrap()[..4], [0x80, 3, 0, 3]);
+        run.abort();
+    }
 }

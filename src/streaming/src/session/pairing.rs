@@ -32,12 +32,14 @@ pub(super) enum Kind {
 pub(super) struct Lone<T> {
     pub(super) id: u32,
     pub(super) kind: Kind,
+    pub(super) port: u16,
     pub(super) since: T,
 }
 
 /// Two streams that belong together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pair {
+    /// The data stream's.
     pub(super) port: u16,
     pub(super) error: u32,
     pub(super) data: u32,
@@ -88,14 +90,17 @@ impl<T: Copy> Pairing<T> {
         };
         match self.waiting.get(&key) {
             None => {
-                self.waiting.insert(key, Lone { id, kind, since: now });
+                self.waiting.insert(key, Lone { id, kind, port, since: now });
                 Match::First(port, kind)
             }
             Some(first) if first.kind == kind => Match::Duplicate,
             Some(first) => {
-                let (error, data) = if kind == Kind::Data { (first.id, id) } else { (id, first.id) };
+                let pair = match kind {
+                    Kind::Data => Pair { port, error: first.id, data: id },
+                    Kind::Error => Pair { port: first.port, error: id, data: first.id },
+                };
                 self.waiting.remove(&key);
-                Match::Complete(Pair { port, error, data }, kind)
+                Match::Complete(pair, kind)
             }
         }
     }
@@ -227,13 +232,30 @@ mod tests {
     }
 
     #[test]
+    fn the_data_streams_port_is_dialled_whichever_comes_first() {
+        let mut pairing = Pairing::new();
+        pairing.add(1, &stream("data", "80", Some("0")), 0);
+        let complete = pairing.add(3, &stream("error", "81", Some("0")), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 80, error: 3, data: 1 }, Kind::Error));
+        pairing.add(5, &stream("error", "81", Some("1")), 0);
+        let complete = pairing.add(7, &stream("data", "80", Some("1")), 0);
+        assert_eq!(complete, Match::Complete(Pair { port: 80, error: 5, data: 7 }, Kind::Data));
+    }
+
+    #[test]
     fn lone_streams_are_given_up_in_time() {
         let mut pairing = Pairing::new();
         pairing.add(1, &stream("error", "80", Some("0")), 10);
         pairing.add(3, &stream("data", "80", Some("1")), 20);
         pairing.add(5, &stream("data", "80", Some("2")), 10);
         pairing.forget(5);
-        assert_eq!(pairing.overdue(|since| since <= 10), [Lone { id: 1, kind: Kind::Error, since: 10 }]);
-        assert_eq!(pairing.overdue(|since| since <= 20), [Lone { id: 3, kind: Kind::Data, since: 20 }]);
+        assert_eq!(
+            pairing.overdue(|since| since <= 10),
+            [Lone { id: 1, kind: Kind::Error, port: 80, since: 10 }]
+        );
+        assert_eq!(
+            pairing.overdue(|since| since <= 20),
+            [Lone { id: 3, kind: Kind::Data, port: 80, since: 20 }]
+        );
     }
 }

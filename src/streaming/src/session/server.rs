@@ -167,6 +167,7 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
             limit = ?core.limits.stream_stall_timeout,
             "reset a connection whose pod does not read: it held up its session"
         );
+        self.pairing.forget(forward.data); // it may have waited for its error stream still
         core.abort(index);
     }
 
