@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use common::frames::{Frame, Heard, take_frames};
 use common::*;
-use streaming::{Client, ClientEvent, Config, Limits};
+use streaming::{Client, Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Echoes in chunks of at most this, with a pause after each.
@@ -117,14 +116,6 @@ async fn every_stream_gets_its_own_bytes_within_a_small_budget() {
     }
 }
 
-/// A local connection that a client forwards, as its program sees it.
-async fn local(client: &Client, port: u16) -> TcpStream {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    client.forward(port, listener.accept().await.unwrap().0);
-    near
-}
-
 #[tokio::test]
 async fn fifty_connections_of_our_own_client_at_once() {
     let host = Host::start().await;
@@ -149,28 +140,4 @@ async fn fifty_connections_of_our_own_client_at_once() {
     for program in programs {
         timeout(LONG, program).await.expect("not done").unwrap();
     }
-}
-
-#[tokio::test]
-async fn our_client_says_what_failed_and_goes_on() {
-    let host = Host::start().await;
-    let (good, bad) = (echo_pod().await, closed_port().await);
-    let mut client = Client::connect(&host.url()).await.unwrap();
-    let mut refused = local(&client, bad).await;
-    assert_eq!(timeout(LONG, client.event()).await.unwrap(), Some(ClientEvent::Refused { port: bad }));
-    let end = timeout(LONG, refused.read_to_end(&mut Vec::new())).await.unwrap();
-    assert!(end.is_err() || end.is_ok_and(|n| n == 0));
-    let mut works = local(&client, good).await;
-    works.write_all(b"x").await.unwrap();
-    assert_eq!(works.read_u8().await.unwrap(), b'x');
-    host.server.end_sandbox("sandbox0123", "it stopped");
-    match timeout(LONG, client.event()).await.unwrap() {
-        Some(ClientEvent::Failed { port, text }) => {
-            assert_eq!(port, good);
-            assert_eq!(text, format!("error forwarding port {good} to pod sandbox0123, uid : it stopped"));
-        }
-        other => panic!("{other:?}"),
-    }
-    assert!(matches!(timeout(LONG, client.event()).await.unwrap(), Some(ClientEvent::Closed(_))));
-    assert_eq!(timeout(LONG, client.event()).await.unwrap(), None);
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use spdy::{Connection, Event, Role};
-use streaming::{Config, Dial, DialError, DialErrorKind, Server, Target};
+use streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -340,4 +340,12 @@ pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A local connection that a client forwards, as its program sees it.
+pub async fn local(client: &Client, port: u16) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.forward(port, listener.accept().await.unwrap().0);
+    near
 }
