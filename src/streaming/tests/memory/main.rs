@@ -303,23 +303,39 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Begins a download and resets it once data has come.
+async fn abort_download(peer: &mut Peer, source: u16) {
+    let streams = peer.open(source).await;
+    let is_data = |seen: &Seen| matches!(seen, Seen::Data(id, _) if *id == streams.data);
+    while !is_data(&peer.next().await) {}
+    peer.reset(streams.data).await;
+}
+
 #[test]
-fn aborted_downloads_and_vanished_clients_leave_no_descriptor() {
+fn aborted_downloads_and_vanished_clients_leave_nothing() {
     alone(async {
         let apart = Apart::start(Limits::default(), Loopback);
         let source = pod(async |mut socket| while socket.write_all(&[7; 64 << 10]).await.is_ok() {}).await;
-        let before = descriptors();
-        for _ in 0..3 {
+        let mut peer = apart.connect().await;
+        abort_download(&mut peer, source).await;
+        peer.skip_to_pong().await;
+        let before = apart.held().await.now;
+        for _ in 0..20 {
+            abort_download(&mut peer, source).await;
+        }
+        peer.skip_to_pong().await;
+        apart.expect_held("after twenty aborted downloads", before + 32 * KIB).await;
+
+        drop(peer);
+        eventually("the session ends", || apart.server.stats().sessions_open == 0).await;
+        let (before, open) = (apart.held().await.now, descriptors());
+        for _ in 0..20 {
             let mut peer = apart.connect().await;
-            for _ in 0..20 {
-                let streams = peer.open(source).await;
-                let is_data = |seen: &Seen| matches!(seen, Seen::Data(id, _) if *id == streams.data);
-                while !is_data(&peer.next().await) {}
-                peer.reset(streams.data).await;
-            }
+            abort_download(&mut peer, source).await;
             peer.open(source).await;
             drop(peer);
         }
-        eventually("all descriptors are closed", || descriptors() <= before + KEPT_PIPES).await;
+        eventually("all descriptors are closed", || descriptors() <= open + KEPT_PIPES).await;
+        apart.expect_held("after twenty vanished clients", before + 32 * KIB).await;
     });
 }
