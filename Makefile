@@ -27,7 +27,7 @@ test: lint unit e2e ## All that must pass
 lint: ## Format, clippy and documentation, without a warning
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 unit: ## Tests that need no other program
 	cargo test --locked --workspace --exclude gangplank-e2e
