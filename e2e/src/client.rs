@@ -1,4 +1,4 @@
-//! Real kubectl and crictl, each in several versions.
+//! Real kubectl and crictl in several versions, and our own client.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -13,22 +13,27 @@ use crate::process::{LIMIT, Process};
 pub enum Client {
     /// crictl 1.37: SPDY straight to the streaming server.
     Crictl,
+    /// crictl 1.37 with SPDY in a WebSocket tunnel.
+    CrictlWebSocket,
     /// kubectl 1.37: SPDY in a WebSocket tunnel.
     Kubectl137,
     /// kubectl 1.28: SPDY.
     Kubectl128,
     /// kubectl 1.20: SPDY without pings; the oldest that Debian still ships.
     Kubectl120,
+    /// `gangplank forward`.
+    Own,
 }
 
 impl Client {
     fn program(self) -> PathBuf {
-        parts::cached(match self {
-            Self::Crictl => "bin/crictl",
-            Self::Kubectl137 => "bin/kubectl-1.37",
-            Self::Kubectl128 => "bin/kubectl-1.28",
-            Self::Kubectl120 => "bin/kubectl-1.20",
-        })
+        match self {
+            Self::Crictl | Self::CrictlWebSocket => parts::cached("bin/crictl"),
+            Self::Kubectl137 => parts::cached("bin/kubectl-1.37"),
+            Self::Kubectl128 => parts::cached("bin/kubectl-1.28"),
+            Self::Kubectl120 => parts::cached("bin/kubectl-1.20"),
+            Self::Own => parts::daemon(),
+        }
     }
 
     /// Has one client process forward free local ports to these ports of the daemon's first pod.
@@ -49,15 +54,19 @@ impl Client {
     }
 
     fn arguments(self, command: &mut Command, daemon: &Daemon) {
-        if self == Self::Crictl {
-            command.arg("--runtime-endpoint").arg(format!("unix://{}", daemon.cri().display()));
-            command.args(["--timeout", "10s", "port-forward", "-r", "spdy"]);
-            // The short form of an id, as `crictl pods` prints it.
-            command.arg(&daemon::sandbox_id(0)[..13]);
-        } else {
-            command.arg("--server").arg(format!("http://{}", daemon.kube_api()));
-            command.args(["--namespace", "default", "port-forward"]).arg(format!("pod/{}", daemon::name(0)));
-        }
+        let cri = format!("unix://{}", daemon.cri().display());
+        // The short form of an id, as `crictl pods` prints it.
+        let short_id = &daemon::sandbox_id(0)[..13];
+        let pod = daemon::name(0);
+        match self {
+            Self::Crictl | Self::CrictlWebSocket => command
+                .args(["--runtime-endpoint", &cri, "--timeout", "10s", "port-forward", "-r"])
+                .args([if self == Self::Crictl { "spdy" } else { "websocket" }, short_id]),
+            Self::Kubectl137 | Self::Kubectl128 | Self::Kubectl120 => command
+                .args(["--server", &format!("http://{}", daemon.kube_api())])
+                .args(["--namespace", "default", "port-forward", &format!("pod/{pod}")]),
+            Self::Own => command.args(["forward", "--cri", &cri, &pod]),
+        };
     }
 }
 

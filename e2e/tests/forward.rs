@@ -65,6 +65,13 @@ matrix! {
         serves_a_page carries_64_mib_both_ways carries_fifty_connections_at_once survives_a_refused_port
         survives_aborted_downloads answers_after_a_half_close
     ];
+    crictl_websocket_direct: CrictlWebSocket, Direct, [
+        serves_a_page carries_64_mib_both_ways survives_a_refused_port answers_after_a_half_close
+    ];
+    own_client_relay: Own, Relay, [
+        serves_a_page carries_64_mib_both_ways carries_fifty_connections_at_once survives_a_refused_port
+        survives_a_reset survives_aborted_downloads answers_after_a_half_close
+    ];
     kubectl_1_28_guest: Kubectl128, Guest, [serves_a_page survives_a_refused_port answers_after_a_half_close];
     kubectl_1_20_guest: Kubectl120, Guest, [serves_a_page survives_a_refused_port answers_after_a_half_close];
 }
