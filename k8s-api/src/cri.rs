@@ -1,4 +1,4 @@
-//! CRI v1 (`runtime.v1`): the messages that gangplank answers, and where they are asked for.
+//! CRI v1 (`runtime.v1`): the messages that gangplank answers or reads, and where they are asked for.
 //!
 //! The messages are generated from `proto/cri.proto` and checked in, so that building needs no protobuf
 //! compiler; `tests/generate.rs` compares the two and writes the file anew with `UPDATE_GENERATED=1`.
@@ -29,6 +29,12 @@ pub mod method {
     pub const LIST_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
     /// One sandbox in full.
     pub const POD_SANDBOX_STATUS: &str = "/runtime.v1.RuntimeService/PodSandboxStatus";
+    /// Makes a sandbox.
+    pub const RUN_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
+    /// Stops one.
+    pub const STOP_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
+    /// Removes one.
+    pub const REMOVE_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
     /// A URL for a port-forward session.
     pub const PORT_FORWARD: &str = "/runtime.v1.RuntimeService/PortForward";
 }

@@ -270,6 +270,56 @@ pub struct PortForwardResponse {
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
 }
+/// What a sandbox is made of. Most of it is between a kubelet and its runtime.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PodSandboxConfig {
+    /// Its pod's names.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: ::core::option::Option<PodSandboxMetadata>,
+    /// The pod's labels.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The pod's annotations.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub annotations: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// Makes a sandbox and starts it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunPodSandboxRequest {
+    /// What it is made of.
+    #[prost(message, optional, tag = "1")]
+    pub config: ::core::option::Option<PodSandboxConfig>,
+    /// The runtime class's handler, empty for the default one.
+    #[prost(string, tag = "2")]
+    pub runtime_handler: ::prost::alloc::string::String,
+}
+/// A sandbox that has been started.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunPodSandboxResponse {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+}
+/// Stops a sandbox for good. May be asked again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopPodSandboxRequest {
+    /// Its id or the beginning of it.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+}
+/// Removes a sandbox, and stops it before if need be. May be asked again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePodSandboxRequest {
+    /// Its id or the beginning of it.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+}
 /// Whether a sandbox can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

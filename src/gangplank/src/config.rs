@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 pub(crate) use self::limits::Limits;
 pub(crate) use self::value::UnixUrl;
-use self::value::{DnsName, Grace, Id, SocketMode, value};
-use crate::pods::Endpoint;
+use self::value::{DnsName, Folder, Grace, Id, SocketMode, optional, value};
+use crate::pods::{Endpoint, Rule, Rules, Template};
 
 /// The whole file. Every section but `[[pod]]` may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -34,6 +34,10 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// How the daemon ends.
     pub(crate) shutdown: Shutdown,
+    /// Where the guests of runtime handlers are reached.
+    pub(crate) runtime: Vec<Runtime>,
+    /// What pods may say themselves.
+    pub(crate) annotations: Annotations,
     /// The pods.
     pub(crate) pod: Vec<Pod>,
 }
@@ -49,6 +53,11 @@ pub(crate) struct Cri {
     /// Its file mode.
     #[serde(deserialize_with = "value")]
     pub(crate) socket_mode: SocketMode,
+    /// The runtime that everything but PortForward is passed on to, if there is one.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) upstream: Option<UnixUrl>,
+    /// Whether the runtime's ordinary pods are dialled from here too.
+    pub(crate) netns: bool,
 }
 
 /// `[streaming]`.
@@ -136,6 +145,30 @@ pub(crate) struct Shutdown {
     /// How long living sessions may go on.
     #[serde(deserialize_with = "value")]
     pub(crate) grace: Grace,
+}
+
+/// `[[runtime]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runtime {
+    /// The runtime handler.
+    pub(crate) handler: String,
+    /// How the ports of its sandboxes are reached.
+    #[serde(deserialize_with = "value")]
+    pub(crate) endpoint: Template,
+}
+
+/// `[annotations]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Annotations {
+    /// Whether a pod may name its endpoint.
+    pub(crate) allow: bool,
+    /// The folder of the sandboxes' own folders.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) directory: Option<Folder>,
 }
 
 /// `[[pod]]`.
@@ -227,18 +260,41 @@ impl Config {
                 let kube_api = self.kube_api.as_ref()?;
                 not_loopback("kube_api", kube_api.listen, kube_api.allow_non_loopback)
             })
-            .or_else(|| self.twice(|pod| pod.id.0.clone(), "id"))
-            .or_else(|| self.twice(|pod| format!("{}/{}", pod.namespace.0, pod.name.0), "name"))
+            .or_else(|| self.without_upstream())
+            .or_else(|| twice("pod", &self.pod, "id", |pod| pod.id.0.clone()))
+            .or_else(|| twice("pod", &self.pod, "name", |pod| format!("{}/{}", pod.namespace.0, pod.name.0)))
+            .or_else(|| twice("runtime", &self.runtime, "handler", |rule| rule.handler.clone()))
     }
 
-    /// The second of two pods that have the same of something.
-    fn twice(&self, of: impl Fn(&Pod) -> String, key: &str) -> Option<(String, String)> {
-        let mut first = BTreeMap::new();
-        self.pod.iter().enumerate().find_map(|(at, pod)| {
-            let earlier = first.insert(of(pod), at)?;
-            let message = format!("{:?} is already that of pod[{earlier}]; give each pod its own", of(pod));
-            Some((format!("pod[{at}].{key}"), message))
-        })
+    /// What makes no sense without a runtime, or without what goes with it.
+    fn without_upstream(&self) -> Option<(String, String)> {
+        if self.annotations.allow && self.annotations.directory.is_none() {
+            let message =
+                "pods would reach each other's guests: name the folder of the sandboxes' own folders";
+            return Some(("annotations.directory".into(), message.into()));
+        }
+        if self.cri.upstream.is_some() {
+            return None;
+        }
+        let key = match self {
+            Self { cri: Cri { netns: true, .. }, .. } => "cri.netns",
+            Self { annotations: Annotations { allow: true, .. }, .. } => "annotations.allow",
+            Self { runtime, .. } if !runtime.is_empty() => "runtime",
+            _ => return None,
+        };
+        let message = "only pods of a runtime behind are meant by it; name its socket in cri.upstream";
+        Some((key.into(), message.into()))
+    }
+
+    /// How routes to the runtime's pods are found.
+    pub(crate) fn rules(&self) -> Rules {
+        let rule = |rule: &Runtime| Rule { handler: rule.handler.clone(), endpoint: rule.endpoint.clone() };
+        let directory = self.annotations.directory.as_ref().filter(|_| self.annotations.allow);
+        Rules {
+            handlers: self.runtime.iter().map(rule).collect(),
+            annotations: directory.map(|directory| directory.0.clone()),
+            netns: self.cri.netns,
+        }
     }
 
     /// The streaming server's part.
@@ -249,6 +305,17 @@ impl Config {
         };
         streaming::Config { errors, limits: (&self.limits).into() }
     }
+}
+
+/// The second of two items of a list that have the same of something.
+fn twice<T>(list: &str, items: &[T], key: &str, of: impl Fn(&T) -> String) -> Option<(String, String)> {
+    let mut first = BTreeMap::new();
+    items.iter().enumerate().find_map(|(at, item)| {
+        let earlier = first.insert(of(item), at)?;
+        let message =
+            format!("{:?} is already that of {list}[{earlier}]; give each {list} its own", of(item));
+        Some((format!("{list}[{at}].{key}"), message))
+    })
 }
 
 /// Whoever reaches these listeners can reach every pod, so others are let in only when that is wanted.
@@ -278,7 +345,7 @@ fn default_namespace() -> DnsName {
 
 impl Default for Cri {
     fn default() -> Self {
-        Self { listen: UnixUrl::default(), socket_mode: SocketMode(0o600) }
+        Self { listen: UnixUrl::default(), socket_mode: SocketMode(0o600), upstream: None, netns: false }
     }
 }
 

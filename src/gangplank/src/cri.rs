@@ -1,9 +1,21 @@
-//! The CRI front: CRI v1 by gRPC on a Unix socket, answered from the registry.
+//! The CRI front: CRI v1 by gRPC on a Unix socket.
 //!
-//! One service has every path. Those of our own methods are decoded; any other request is still untouched when
-//! it reaches the last arm of [`Front::answer`].
+//! One service has every path. Alone, it answers the few methods that it can from the registry. In front of a
+//! runtime it answers PortForward for the pods that it has a route to; every other request goes to the runtime
+//! frame by frame, whatever it is, and the answer comes back in the same way. Of the three calls that make,
+//! stop and remove sandboxes, copies are read as they pass.
+//!
+//! ```text
+//! kubelet ── Front ──┬── PortForward, a pod with a route ── streaming server's URL
+//!                    ├── Run-, Stop-, RemovePodSandbox ──── pass::watched ── Follower ── Registry
+//!                    └── everything else ────────────────── pass::pass ───── runtime
+//! ```
 
+mod copy;
+mod follow;
 mod messages;
+mod pass;
+mod port_forward;
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -11,7 +23,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -29,9 +41,15 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
+pub(crate) use self::follow::Follower;
+use self::pass::Watched;
 use crate::dial::Dialer;
 use crate::listen::UnixSocket;
-use crate::pods::{LookupError, Pod, Registry};
+use crate::pods::{LookupError, Obstacle, Pod, Registry};
+use crate::runtime::MAX_HEADERS;
+
+/// Calls at once on one connection. grpc-go has no limit, and a kubelet keeps some calls open for hours.
+const MAX_CALLS: u32 = 10_000;
 
 /// Answers CRI calls.
 #[derive(Clone)]
@@ -40,12 +58,19 @@ pub(crate) struct Front {
     streaming: Server<Dialer>,
     /// The beginning of the streaming server's URLs.
     base: Arc<str>,
+    /// The runtime behind us.
+    behind: Option<Follower>,
 }
 
 impl Front {
     /// Answers from `pods`, with sessions of the streaming server that listens at `base` (`http://HOST:PORT`).
     pub(crate) fn new(pods: Arc<Registry>, streaming: Server<Dialer>, base: &str) -> Self {
-        Self { pods, streaming, base: base.into() }
+        Self { pods, streaming, base: base.into(), behind: None }
+    }
+
+    /// The same in front of a runtime.
+    pub(crate) fn before(self, runtime: Follower) -> Self {
+        Self { behind: Some(runtime), ..self }
     }
 
     /// Serves until `stop`; then the socket's file goes at once, and this ends with the last call under way.
@@ -69,7 +94,9 @@ impl Front {
             let front = self.clone();
             async move { Ok::<_, Infallible>(front.answer(request).await) }
         });
-        let http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        // What passes through must not be narrowed, nor added to.
+        http2.max_header_list_size(MAX_HEADERS).max_concurrent_streams(MAX_CALLS).auto_date_header(false);
         let mut connection = pin!(http2.serve_connection(TokioIo::new(stream), answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -85,6 +112,17 @@ impl Front {
 
     async fn answer(self, request: Request<Incoming>) -> Response<Body> {
         tracing::debug!(path = request.uri().path(), "CRI call");
+        let Some(behind) = &self.behind else { return self.answer_alone(request).await };
+        match request.uri().path() {
+            method::PORT_FORWARD => self.port_forward_before(behind, request).await,
+            method::RUN_POD_SANDBOX => behind.watched(Watched::Run, request).await,
+            method::STOP_POD_SANDBOX => behind.watched(Watched::Stop, request).await,
+            method::REMOVE_POD_SANDBOX => behind.watched(Watched::Remove, request).await,
+            _ => behind.pass(request.map(Body::new)).await,
+        }
+    }
+
+    async fn answer_alone(self, request: Request<Incoming>) -> Response<Body> {
         match request.uri().path() {
             method::VERSION => unary(request, |_: VersionRequest| Ok(messages::version())).await,
             method::STATUS => unary(request, |_: StatusRequest| Ok(messages::status())).await,
@@ -97,45 +135,54 @@ impl Front {
             method::POD_SANDBOX_STATUS => {
                 unary(request, move |asked: PodSandboxStatusRequest| {
                     let pod = self.pod(&asked.pod_sandbox_id)?;
-                    Ok(messages::sandbox_status(pod, asked.verbose))
+                    Ok(messages::sandbox_status(&pod, asked.verbose))
                 })
                 .await
             }
             method::PORT_FORWARD => {
-                unary(request, move |asked| self.port_forward(&asked).inspect_err(|why| refused(&asked, why)))
-                    .await
+                unary(request, move |asked: PortForwardRequest| {
+                    let pod = self.pod(&asked.pod_sandbox_id).inspect_err(|why| refused(&asked, why))?;
+                    self.session(&pod, &asked)
+                })
+                .await
             }
             path => not_served(path).into_http(),
         }
     }
 
-    fn port_forward(&self, asked: &PortForwardRequest) -> Result<PortForwardResponse, Status> {
-        let pod = self.pod(&asked.pod_sandbox_id)?;
-        if let Some(missing) = pod.missing() {
-            return Err(Status::failed_precondition(format!(
-                "pod sandbox {} is not ready: {} is not there; start the pod and forward again",
-                pod.id,
-                missing.display()
-            )));
-        }
-        let url = self.streaming.url(&self.base, &pod.id, &asked.port).map_err(no_token)?;
-        Ok(PortForwardResponse { url })
+    /// The URL of a session.
+    fn session(&self, pod: &Pod, asked: &PortForwardRequest) -> Result<PortForwardResponse, Status> {
+        let url = match pod.obstacle() {
+            Some(obstacle) => Err(not_ready(pod, &obstacle)),
+            None => self.streaming.url(&self.base, &pod.id, &asked.port).map_err(no_token),
+        };
+        Ok(PortForwardResponse { url: url.inspect_err(|why| refused(asked, why))? })
     }
 
-    fn pod(&self, id: &str) -> Result<&Pod, Status> {
+    fn pod(&self, id: &str) -> Result<Arc<Pod>, Status> {
         if id.is_empty() {
             return Err(Status::invalid_argument("missing required pod_sandbox_id"));
         }
-        self.pods.resolve(id).map(AsRef::as_ref).map_err(|error| match error {
+        self.pods.resolve(id).map_err(|error| match error {
             LookupError::NotFound(_) => Status::not_found(error.to_string()),
             LookupError::Ambiguous(..) => Status::invalid_argument(error.to_string()),
         })
     }
 }
 
+fn not_ready(pod: &Pod, obstacle: &Obstacle) -> Status {
+    let sentence = format!("pod sandbox {} is not ready: {obstacle}", pod.id);
+    match obstacle {
+        Obstacle::Missing(_) | Obstacle::Stopped => Status::failed_precondition(sentence),
+        Obstacle::Barred(_) => Status::permission_denied(sentence),
+    }
+}
+
 /// Decodes the one message of a call, lets it be answered, and encodes the answer.
-async fn unary<Q, A>(request: Request<Incoming>, answer: impl Fn(Q) -> Result<A, Status>) -> Response<Body>
+async fn unary<Q, A, B>(request: Request<B>, answer: impl Fn(Q) -> Result<A, Status>) -> Response<Body>
 where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     Q: Message + Default + Send + 'static,
     A: Message + Send + 'static,
 {

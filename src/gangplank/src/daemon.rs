@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, ConfigError, UnixUrl};
 use crate::dial::Dialer;
 use crate::listen::{self, ListenError, UnixSocket};
-use crate::pods::{Pod, Registry};
+use crate::pods::{Pod, Registry, Route, Source};
+use crate::runtime::Runtime;
 use crate::signals::Signals;
 use crate::{cri, kube_api, logs};
 
@@ -90,7 +91,8 @@ impl Daemon {
     pub(crate) async fn start(config: &Config) -> Result<Self, DaemonError> {
         let pods = Arc::new(registry(config));
         let settings = config.streaming_server();
-        let dialer = Dialer::new(Arc::clone(&pods), settings.limits.dial_timeout)?;
+        let runtime = config.cri.upstream.clone().map(Runtime::new);
+        let dialer = Dialer::new(Arc::clone(&pods), settings.limits.dial_timeout)?.asking(runtime.clone());
         let streaming = Server::new(settings, dialer);
         let (stop, fronts) = (CancellationToken::new(), TaskTracker::new());
 
@@ -101,7 +103,12 @@ impl Daemon {
         };
         let socket = UnixSocket::bind(config.cri.listen.path(), config.cri.socket_mode.0)?;
 
-        let cri = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base(bound));
+        let mut cri = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base(bound));
+        if let Some(runtime) = runtime {
+            let follower = cri::Follower::new(runtime, Arc::clone(&pods), config.rules(), streaming.clone());
+            fronts.spawn(follower.clone().follow(stop.clone()));
+            cri = cri.before(follower);
+        }
         fronts.spawn(cri.serve(socket, stop.clone()));
         let mut addresses = Addresses { cri: config.cri.listen.clone(), streaming: bound, kube_api: None };
         if let Some((listener, bound)) = kube_api {
@@ -113,7 +120,7 @@ impl Daemon {
             let (streaming, stop) = (streaming.clone(), stop.clone());
             async move { streaming.serve(listener, stop).await }
         });
-        addresses.log(pods.iter().count());
+        addresses.log(pods.all().len());
         Ok(Self { streaming, sessions, fronts, stop, addresses })
     }
 
@@ -165,7 +172,8 @@ fn registry(config: &Config) -> Registry {
         namespace: pod.namespace.0.clone(),
         uid: pod.uid.0.clone(),
         labels: pod.labels.clone(),
-        endpoint: pod.endpoint.clone(),
+        route: Route::Endpoint(pod.endpoint.clone()),
+        source: Source::Configuration,
         created,
     }))
 }

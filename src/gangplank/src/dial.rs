@@ -6,6 +6,7 @@ mod namespace;
 
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ use streaming::{Dial, DialError, DialErrorKind, Target};
 
 pub(crate) use self::conn::PodConn;
 use self::namespace::Sockets;
-use crate::pods::{Endpoint, Pod, Registry};
+use crate::pods::{Endpoint, Obstacle, Pod, Registry, Route};
+use crate::runtime::{Runtime, network_namespace};
 
-/// Reaches the ports of all pods in a registry.
-#[derive(Debug)]
+/// Reaches the ports of all pods in a registry. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Dialer {
     pods: Arc<Registry>,
     sockets: Sockets,
     relay_limit: Duration,
+    runtime: Option<Runtime>,
 }
 
 impl Dialer {
@@ -31,7 +34,47 @@ impl Dialer {
     /// When there is no /proc, or no thread can be had.
     pub(crate) fn new(pods: Arc<Registry>, limit: Duration) -> io::Result<Self> {
         // The relay gives up a little earlier, so that its sentence comes back in time.
-        Ok(Self { pods, sockets: Sockets::start()?, relay_limit: limit * 9 / 10 })
+        Ok(Self { pods, sockets: Sockets::start()?, relay_limit: limit * 9 / 10, runtime: None })
+    }
+
+    /// The same with a runtime that knows its pods' network namespaces.
+    pub(crate) fn asking(self, runtime: Option<Runtime>) -> Self {
+        Self { runtime, ..self }
+    }
+
+    async fn connect(&self, target: &Target) -> Result<PodConn, DialError> {
+        let pod = self.pods.get(&target.sandbox).ok_or_else(|| unknown(&target.sandbox))?;
+        if let Some(obstacle) = pod.obstacle() {
+            return Err(in_the_way(&pod, &obstacle));
+        }
+        let endpoint = pod.route.endpoint().map_err(|obstacle| in_the_way(&pod, &obstacle))?;
+        match endpoint {
+            Some(Endpoint::Netns(path)) => {
+                direct::dial(&self.sockets, &path, &pod.name, target.port).await.map(PodConn::Tcp)
+            }
+            Some(Endpoint::Relay(endpoint)) => relay(&endpoint, target.port, self.relay_limit).await,
+            None => {
+                let path = self.namespace(&pod).await?;
+                direct::dial(&self.sockets, &path, &pod.name, target.port).await.map(PodConn::Tcp)
+            }
+        }
+    }
+
+    /// The network namespace of a pod that has no endpoint, as its runtime tells it.
+    async fn namespace(&self, pod: &Pod) -> Result<PathBuf, DialError> {
+        let unusable = |why: &str| {
+            let cause = format!("reach pod {:?} in its network namespace: {why}", pod.name);
+            DialError::new(DialErrorKind::RelayUnusable, cause)
+        };
+        let Some(runtime) = self.runtime.as_ref().filter(|_| pod.route == Route::Namespace) else {
+            return Err(unusable(
+                "its runtime forwards its ports; set cri.netns = true, or add a [[runtime]]",
+            ));
+        };
+        let answer = runtime.sandbox(&pod.id, true).await.map_err(|error| unusable(error.message()))?;
+        let path = network_namespace(&answer).map_err(|error| unusable(&error.to_string()))?;
+        self.pods.found(&pod.id, Route::Endpoint(Endpoint::Netns(path.clone())));
+        Ok(path)
     }
 }
 
@@ -39,18 +82,8 @@ impl Dial for Dialer {
     type Conn = PodConn;
 
     fn dial(&self, target: Target) -> impl Future<Output = Result<PodConn, DialError>> + Send {
-        let pod = self.pods.get(&target.sandbox).cloned();
-        let (sockets, limit) = (self.sockets.clone(), self.relay_limit);
-        async move {
-            let pod = pod.ok_or_else(|| unknown(&target.sandbox))?;
-            present(&pod)?;
-            match &pod.endpoint {
-                Endpoint::Netns(path) => {
-                    direct::dial(&sockets, path, &pod.name, target.port).await.map(PodConn::Tcp)
-                }
-                Endpoint::Relay(endpoint) => relay(endpoint, target.port, limit).await,
-            }
-        }
+        let dialer = self.clone();
+        async move { dialer.connect(&target).await }
     }
 }
 
@@ -64,15 +97,9 @@ fn unknown(sandbox: &str) -> DialError {
     DialError::new(DialErrorKind::SandboxGone, cause)
 }
 
-fn present(pod: &Pod) -> Result<(), DialError> {
-    let Some(file) = pod.missing() else { return Ok(()) };
-    let cause = format!(
-        "reach pod {:?} at {}: {} is not there; start the pod and forward again",
-        pod.name,
-        pod.endpoint,
-        file.display()
-    );
-    Err(DialError::new(DialErrorKind::SandboxGone, cause))
+fn in_the_way(pod: &Pod, obstacle: &Obstacle) -> DialError {
+    let cause = format!("reach pod {:?} at {}: {obstacle}", pod.name, pod.route);
+    DialError::new(DialErrorKind::SandboxGone, cause)
 }
 
 fn from_channel(error: channel::DialError) -> DialError {

@@ -114,7 +114,7 @@ impl Front {
         }
     }
 
-    fn pod(&self, namespace: &str, name: &str) -> Result<&Arc<Pod>, Refusal> {
+    fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Refusal> {
         self.pods.named(namespace, name).ok_or_else(|| Refusal::not_found("pods", name))
     }
 }

@@ -1,7 +1,7 @@
 //! The host daemon and command line.
 //!
 //! The fronts (`cri`, `kube_api`) answer clients and never know each other; `dial` reaches ports; `pods` knows
-//! where. `daemon` puts them together.
+//! where; `runtime` is the container runtime behind. `daemon` puts them together.
 
 pub mod cli;
 
@@ -15,4 +15,5 @@ mod kube_api;
 mod listen;
 mod logs;
 mod pods;
+mod runtime;
 mod signals;

@@ -1,17 +1,20 @@
 //! The pods that can be reached: from an id, the beginning of one, or a name to a route.
 
 mod endpoint;
+mod route;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
 pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::route::{Obstacle, Route};
+pub(crate) use self::rules::{Rule, Rules, Template};
 
 /// A pod, its sandbox and the way to its ports.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pod {
     /// The sandbox's id.
     pub(crate) id: Arc<str>,
@@ -24,28 +27,56 @@ pub(crate) struct Pod {
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// How its ports are reached.
-    pub(crate) endpoint: Endpoint,
-    /// Since when it is known here.
+    pub(crate) route: Route,
+    /// Who says that it is there.
+    pub(crate) source: Source,
+    /// Since when it is known, here or to its runtime.
     pub(crate) created: SystemTime,
 }
 
+/// From where a pod is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From our configuration. It stays.
+    Configuration,
+    /// From the runtime behind us. It goes when the runtime says so.
+    Runtime {
+        /// Whether its sandbox runs.
+        ready: bool,
+    },
+}
+
 impl Pod {
-    /// The file of its endpoint, if that is not there. Without it the pod is not ready: its VM does not run
-    /// or its namespace is gone. A file that is there promises nothing.
-    pub(crate) fn missing(&self) -> Option<&Path> {
-        self.endpoint.missing()
+    /// What keeps its ports from being reached, if that shows without trying. Nothing in the way promises nothing.
+    pub(crate) fn obstacle(&self) -> Option<Obstacle> {
+        if self.source == (Source::Runtime { ready: false }) {
+            return Some(Obstacle::Stopped);
+        }
+        self.route.obstacle()
     }
 
     /// Whether its ports may be reachable.
     pub(crate) fn ready(&self) -> bool {
-        self.missing().is_none()
+        self.obstacle().is_none()
+    }
+
+    /// Newer first among sandboxes of one pod, those that run before those that don't.
+    fn precedence(&self) -> (bool, SystemTime) {
+        (self.ready(), self.created)
     }
 }
 
 /// All pods, by their sandboxes' ids.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
     pods: BTreeMap<Arc<str>, Arc<Pod>>,
+    /// Grows with every change, so that a list that was asked for before one can be told to be out of date.
+    version: u64,
 }
 
 /// Why a reference leads to no pod. Whoever wrote the reference is at fault.
@@ -63,62 +94,165 @@ pub(crate) enum LookupError {
     Ambiguous(String, String),
 }
 
+/// Looking up.
 impl Registry {
     /// With these pods. Of two with one id, the later counts.
     pub(crate) fn new(pods: impl IntoIterator<Item = Pod>) -> Self {
-        Self { pods: pods.into_iter().map(|pod| (Arc::clone(&pod.id), Arc::new(pod))).collect() }
+        let pods = pods.into_iter().map(|pod| (Arc::clone(&pod.id), Arc::new(pod))).collect();
+        Self { inner: RwLock::new(Inner { pods, version: 0 }) }
     }
 
     /// All pods in the order of their ids.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.values()
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.read().pods.values().cloned().collect()
     }
 
     /// The pod with exactly this id.
-    pub(crate) fn get(&self, id: &str) -> Option<&Arc<Pod>> {
-        self.pods.get(id)
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Pod>> {
+        self.read().pods.get(id).cloned()
     }
 
-    /// The pod of this name in this namespace.
-    pub(crate) fn named(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
-        self.iter().find(|pod| pod.namespace == namespace && pod.name == name)
+    /// The pod of this name in this namespace: of several sandboxes, the newest that is ready.
+    pub(crate) fn named(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let inner = self.read();
+        let named = inner.pods.values().filter(|pod| pod.namespace == namespace && pod.name == name);
+        named.max_by_key(|pod| pod.precedence()).cloned()
     }
 
     /// The pod that somebody means: by its id, its `namespace/name`, the beginning of its id, or its name,
     /// whichever fits first.
-    pub(crate) fn resolve(&self, reference: &str) -> Result<&Arc<Pod>, LookupError> {
+    pub(crate) fn resolve(&self, reference: &str) -> Result<Arc<Pod>, LookupError> {
         if let Some(pod) = self.get(reference) {
             return Ok(pod);
         }
-        let found: Vec<_> = match reference.split_once('/') {
+        let found = match reference.split_once('/') {
             Some((namespace, name)) => self.named(namespace, name).into_iter().collect(),
             None => self.begun_by_or_named(reference),
         };
-        match found[..] {
+        match &found[..] {
             [] => Err(LookupError::NotFound(reference.into())),
-            [pod] => Ok(pod),
+            [pod] => Ok(Arc::clone(pod)),
             _ => Err(LookupError::Ambiguous(reference.into(), list(&found))),
         }
     }
 
-    fn begun_by_or_named(&self, reference: &str) -> Vec<&Arc<Pod>> {
+    fn begun_by_or_named(&self, reference: &str) -> Vec<Arc<Pod>> {
         // An empty reference is the beginning of everything, and nobody means that.
-        let begun: Vec<_> = self.begun_by(reference).filter(|_| !reference.is_empty()).collect();
-        if begun.is_empty() { self.iter().filter(|pod| pod.name == reference).collect() } else { begun }
+        let begun = if reference.is_empty() { Vec::new() } else { self.begun_by(reference) };
+        if !begun.is_empty() {
+            return begun;
+        }
+        // Of several sandboxes of one pod, one is meant.
+        let mut by_namespace: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
+        for pod in self.all().into_iter().filter(|pod| pod.name == reference) {
+            let best = by_namespace.entry(pod.namespace.clone()).or_insert_with(|| Arc::clone(&pod));
+            if best.precedence() < pod.precedence() {
+                *best = pod;
+            }
+        }
+        by_namespace.into_values().collect()
     }
 
     /// The pods whose ids begin like this.
-    pub(crate) fn begun_by(&self, beginning: &str) -> impl Iterator<Item = &Arc<Pod>> {
+    pub(crate) fn begun_by(&self, beginning: &str) -> Vec<Arc<Pod>> {
         let from = (Bound::Included(beginning), Bound::Unbounded);
-        self.pods
-            .range::<str, _>(from)
-            .map(|(_, pod)| pod)
-            .take_while(move |pod| pod.id.starts_with(beginning))
+        let inner = self.read();
+        let after = inner.pods.range::<str, _>(from).map(|(_, pod)| pod);
+        after.take_while(|pod| pod.id.starts_with(beginning)).cloned().collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the runtime says. Pods of the configuration are left alone.
+impl Registry {
+    /// Adds or replaces a pod.
+    pub(crate) fn put(&self, pod: Pod) {
+        let mut inner = self.write();
+        if !inner.is_configured(&pod.id) {
+            inner.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
+        }
+    }
+
+    /// Marks a pod as one that does not run any more.
+    pub(crate) fn stop(&self, id: &str) {
+        self.alter(id, |pod| pod.source = Source::Runtime { ready: false });
+    }
+
+    /// Notes the route that has been found to a pod.
+    pub(crate) fn found(&self, id: &str, route: Route) {
+        self.alter(id, |pod| pod.route = route);
+    }
+
+    /// Forgets a pod.
+    pub(crate) fn remove(&self, id: &str) {
+        let mut inner = self.write();
+        if !inner.is_configured(id) {
+            inner.pods.remove(id);
+        }
+    }
+
+    /// What [`Registry::replace`] wants to know, taken before the list is asked for.
+    pub(crate) fn version(&self) -> u64 {
+        self.read().version
+    }
+
+    /// Puts a complete list in place of all that was known from the runtime, unless something has changed since
+    /// `version`: then the list may be the older news, and nothing happens.
+    ///
+    /// Gives the pods that do not run any more, or `None` if the list has to be asked for again.
+    pub(crate) fn replace(&self, version: u64, pods: Vec<Pod>) -> Option<Vec<Arc<Pod>>> {
+        let mut inner = self.write();
+        // Taking the lock to write counted as one change.
+        if inner.version != version + 1 {
+            return None;
+        }
+        let (kept, mut before): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut inner.pods)
+            .into_iter()
+            .partition(|(_, pod)| pod.source == Source::Configuration);
+        inner.pods = kept;
+        for mut pod in pods {
+            if inner.is_configured(&pod.id) {
+                continue;
+            }
+            let known = before.get(&pod.id);
+            if let Some(known) = known.filter(|_| pod.route == Route::Namespace) {
+                pod.route = known.route.clone();
+            }
+            if pod.source == (Source::Runtime { ready: true }) {
+                before.remove(&pod.id);
+            }
+            inner.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
+        }
+        Some(before.into_values().filter(|pod| pod.source == Source::Runtime { ready: true }).collect())
+    }
+
+    fn alter(&self, id: &str, change: impl FnOnce(&mut Pod)) {
+        let mut inner = self.write();
+        if !inner.is_configured(id)
+            && let Some(pod) = inner.pods.get_mut(id)
+        {
+            change(Arc::make_mut(pod));
+        }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.version += 1;
+        inner
+    }
+}
+
+impl Inner {
+    fn is_configured(&self, id: &str) -> bool {
+        self.pods.get(id).is_some_and(|pod| pod.source == Source::Configuration)
     }
 }
 
 /// Names at most eight of them: the list becomes part of a sentence.
-fn list(pods: &[&Arc<Pod>]) -> String {
+fn list(pods: &[Arc<Pod>]) -> String {
     const MOST: usize = 8;
     let mut ids: Vec<&str> = pods.iter().take(MOST).map(|pod| &*pod.id).collect();
     if pods.len() > MOST {
@@ -143,7 +277,8 @@ pub(crate) mod tests {
             namespace: "default".into(),
             uid: format!("uid-of-{id}"),
             labels: BTreeMap::new(),
-            endpoint: endpoint.parse().unwrap(),
+            route: Route::Endpoint(endpoint.parse().unwrap()),
+            source: Source::Configuration,
             created: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
         }
     }
@@ -163,7 +298,7 @@ pub(crate) mod tests {
     #[test]
     fn pods_are_found_by_id_beginning_and_name() {
         let registry = registry();
-        let name_of = |reference| registry.resolve(reference).unwrap().name.as_str();
+        let name_of = |reference| registry.resolve(reference).unwrap().name.clone();
         assert_eq!(name_of("abc1"), "one");
         assert_eq!(name_of("abc"), "short", "an id that begins others is still an id");
         assert_eq!(name_of("b"), "twin");

@@ -3,57 +3,13 @@
 
 mod common;
 
-use std::path::PathBuf;
-
+use common::cri::Client;
 use common::{Daemon, here, not_running};
-use http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
 use k8s_api::cri::{
     ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxState, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, PortForwardRequest, PortForwardResponse, StatusRequest, StatusResponse,
-    VersionRequest, VersionResponse, method,
+    PodSandboxStatusResponse, StatusRequest, StatusResponse, VersionRequest, VersionResponse, method,
 };
-use prost::Message;
-use tokio::net::UnixStream;
-use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
-use tonic_prost::ProstCodec;
-
-struct Client(Grpc<Channel>);
-
-impl Client {
-    async fn of(daemon: &Daemon) -> Self {
-        let socket: PathBuf = daemon.socket();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        Self(Grpc::new(endpoint.connect_with_connector(connector).await.unwrap()))
-    }
-
-    async fn call<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Status>
-    where
-        Q: Message + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
-        self.0.ready().await.unwrap();
-        let codec = ProstCodec::<Q, A>::default();
-        let path = PathAndQuery::from_static(path);
-        Ok(self.0.unary(tonic::Request::new(request), path, codec).await?.into_inner())
-    }
-
-    async fn forwards(&mut self, id: &str, ports: &[i32]) -> Result<String, Status> {
-        let request = PortForwardRequest { pod_sandbox_id: id.into(), port: ports.into() };
-        self.call(method::PORT_FORWARD, request).await.map(|answer: PortForwardResponse| answer.url)
-    }
-
-    async fn refuses(&mut self, id: &str, ports: &[i32]) -> (Code, String) {
-        let status = self.forwards(id, ports).await.unwrap_err();
-        (status.code(), status.message().into())
-    }
-}
+use tonic::Code;
 
 fn pods() -> [common::PodSection; 3] {
     [here("abc111", "one"), here("abc222", "two"), not_running("def333", "three")]
@@ -62,7 +18,7 @@ fn pods() -> [common::PodSection; 3] {
 #[tokio::test]
 async fn version_and_status_are_what_clients_insist_on() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     let version: VersionResponse = client.call(method::VERSION, VersionRequest::default()).await.unwrap();
     assert_eq!((version.version.as_str(), version.runtime_api_version.as_str()), ("0.1.0", "v1"));
     assert!(!version.runtime_name.is_empty() && !version.runtime_version.is_empty());
@@ -75,7 +31,7 @@ async fn version_and_status_are_what_clients_insist_on() {
 #[tokio::test]
 async fn sandboxes_are_listed_with_their_state() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     let list: ListPodSandboxResponse =
         client.call(method::LIST_POD_SANDBOX, ListPodSandboxRequest::default()).await.unwrap();
     let states: Vec<_> = list.items.iter().map(|item| (item.id.as_str(), item.state())).collect();
@@ -94,7 +50,7 @@ async fn sandboxes_are_listed_with_their_state() {
 #[tokio::test]
 async fn a_session_url_is_absolute_and_each_time_another() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     let base = format!("http://{}/portforward/", daemon.streaming);
     let mut tokens = Vec::new();
     for reference in ["abc111", "abc1", "one", "default/one"] {
@@ -110,7 +66,7 @@ async fn a_session_url_is_absolute_and_each_time_another() {
 #[tokio::test]
 async fn each_wrong_request_has_its_code_and_sentence() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     let missing = (Code::InvalidArgument, "missing required pod_sandbox_id".to_owned());
     assert_eq!(client.refuses("", &[]).await, missing);
 
@@ -139,7 +95,7 @@ async fn each_wrong_request_has_its_code_and_sentence() {
 #[tokio::test]
 async fn a_full_token_table_is_exhausted() {
     let daemon = Daemon::start(&pods(), "[limits]\npending_tokens = 2");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     for _ in 0..2 {
         client.forwards("one", &[]).await.unwrap();
     }
@@ -150,7 +106,7 @@ async fn a_full_token_table_is_exhausted() {
 #[tokio::test]
 async fn other_methods_are_unimplemented_with_a_sentence() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon).await;
+    let mut client = Client::of(&daemon.socket()).await;
     for path in [
         "/runtime.v1.RuntimeService/RunPodSandbox",
         "/runtime.v1.RuntimeService/Exec",

@@ -48,6 +48,9 @@ fn the_sample_states_the_defaults() {
     let mut config = load(&sample_uncommented()).unwrap();
     assert!(config.kube_api.take().is_some());
     assert_eq!(config.pod.drain(..).count(), 1);
+    assert_eq!(config.runtime.drain(..).count(), 1);
+    assert!(config.cri.upstream.take().is_some());
+    assert!(config.annotations.directory.take().is_some());
     assert_eq!(config, Config::default());
 }
 
@@ -78,7 +81,7 @@ fn limits_reach_the_streaming_server() {
 fn a_wrong_key_is_named_with_line_and_alternatives() {
     let complaint = complaint("[cri]\n\nlisten_on = 1\n");
     assert!(complaint.starts_with("x.toml:3: cri.listen_on: unknown field `listen_on`"), "{complaint}");
-    assert!(complaint.contains("`listen` or `socket_mode`"), "{complaint}");
+    assert!(complaint.contains("`listen`, `socket_mode`, `upstream`"), "{complaint}");
 }
 
 #[test]
@@ -133,6 +136,33 @@ fn pods_have_ids_and_names_of_their_own() {
     let twice = complaint(&(pod("a", "one") + &pod("b", "one")));
     assert!(twice.starts_with("x.toml: pod[1].name: \"default/one\""), "{twice}");
     load(&(pod("a", "one") + &pod("ab", "two"))).unwrap();
+}
+
+#[test]
+fn rules_are_those_of_a_runtime_behind() {
+    let rule = "[[runtime]]\nhandler = \"kata\"\nendpoint = \"unix:///x/{sandbox}/r.sock\"\n";
+    let upstream = "[cri]\nupstream = \"unix:///run/containerd/containerd.sock\"\nnetns = true\n";
+    let allow = "[annotations]\nallow = true\ndirectory = \"/run/vm\"\n";
+    let rules = load(&format!("{upstream}{allow}{rule}")).unwrap().rules();
+    assert_eq!((rules.handlers.len(), rules.netns), (1, true));
+    assert_eq!(rules.annotations, Some("/run/vm".into()));
+    assert_eq!(Config::default().rules().annotations, None);
+    for (text, key) in [
+        (rule, "runtime"),
+        (allow, "annotations.allow"),
+        ("[cri]\nnetns = true", "cri.netns"),
+        ("[annotations]\nallow = true", "annotations.directory"),
+    ] {
+        let complaint = complaint(text);
+        assert!(complaint.starts_with(&format!("x.toml: {key}: ")), "{complaint}");
+    }
+    let twice = complaint(&format!("{upstream}{rule}{rule}"));
+    assert!(
+        twice.starts_with("x.toml: runtime[1].handler: \"kata\" is already that of runtime[0]"),
+        "{twice}"
+    );
+    let fixed = complaint(&format!("{upstream}{}", rule.replace("/{sandbox}", "")));
+    assert!(fixed.contains("runtime[0].endpoint: ") && fixed.contains("{sandbox}"), "{fixed}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
-use crate::pods::Endpoint;
+use crate::pods::{Endpoint, Template};
 
 /// Something written as a string.
 pub(super) trait Value: Sized {
@@ -22,6 +22,11 @@ pub(super) trait Value: Sized {
 /// Reads any [`Value`]; for `#[serde(deserialize_with = "value")]`.
 pub(super) fn value<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<V, D::Error> {
     from.deserialize_str(Text(PhantomData))
+}
+
+/// The same of a key that may be left out; for `#[serde(default, deserialize_with = "optional")]`.
+pub(super) fn optional<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<Option<V>, D::Error> {
+    value(from).map(Some)
 }
 
 struct Text<V>(PhantomData<V>);
@@ -186,6 +191,27 @@ impl Value for Endpoint {
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+}
+
+impl Value for Template {
+    const EXPECTED: &'static str = Template::EXPECTED;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// A folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Value for Folder {
+    const EXPECTED: &'static str = r#"an absolute path, such as "/run/vc/vm""#;
+
+    fn parse(text: &str) -> Option<Self> {
+        Path::new(text).is_absolute().then(|| Self(text.into()))
     }
 }
 

@@ -37,7 +37,8 @@ pub(super) fn status() -> StatusResponse {
 /// The sandboxes that the filter lets through.
 pub(super) fn list(pods: &Registry, filter: Option<PodSandboxFilter>) -> ListPodSandboxResponse {
     let filter = filter.unwrap_or_default();
-    let items = pods.begun_by(&filter.id).map(|pod| sandbox(pod)).filter(|sandbox| wanted(sandbox, &filter));
+    let begun = pods.begun_by(&filter.id);
+    let items = begun.iter().map(|pod| sandbox(pod)).filter(|sandbox| wanted(sandbox, &filter));
     ListPodSandboxResponse { items: items.collect() }
 }
 
@@ -61,7 +62,7 @@ fn sandbox(pod: &Pod) -> PodSandbox {
 
 /// A sandbox in full; with its endpoint as `info`, if that is asked for.
 pub(super) fn sandbox_status(pod: &Pod, verbose: bool) -> PodSandboxStatusResponse {
-    let info = BTreeMap::from([("endpoint".into(), format!("{:?}", pod.endpoint.to_string()))]);
+    let info = BTreeMap::from([("endpoint".into(), format!("{:?}", pod.route.to_string()))]);
     PodSandboxStatusResponse {
         status: Some(PodSandboxStatus {
             id: pod.id.to_string(),

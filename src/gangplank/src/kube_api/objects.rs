@@ -43,7 +43,8 @@ pub(super) fn answer<B>(
         Objects::Pods(namespace) => {
             let here = |pod: &&Pod| namespace.is_none_or(|namespace| pod.namespace == namespace);
             let wanted = |pod: &&Pod| selector.wants(pod, phase(pod));
-            let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(here).filter(wanted).collect();
+            let all = pods.all();
+            let pods: Vec<&Pod> = all.iter().map(AsRef::as_ref).filter(here).filter(wanted).collect();
             Ok(many(form, "PodList", &pods, &POD_COLUMNS, age))
         }
         Objects::Pod { namespace, name } => {
@@ -139,7 +140,7 @@ impl Object for &Pod {
     }
 
     fn cells(&self, age: Age) -> Vec<String> {
-        let endpoint = self.endpoint.to_string();
+        let endpoint = self.route.to_string();
         vec![self.name.clone(), phase(self).into(), age.of(self.created), self.id.to_string(), endpoint]
     }
 }
@@ -157,12 +158,12 @@ const NAMESPACE_COLUMNS: [Column; 3] = [
 
 /// A namespace is there when a pod is in it, and as old as its oldest pod.
 fn namespaces(pods: &Registry) -> Vec<NamespaceOf> {
-    let mut oldest: BTreeMap<&str, SystemTime> = BTreeMap::new();
-    for pod in pods.iter() {
-        let created = oldest.entry(&pod.namespace).or_insert(pod.created);
+    let mut oldest: BTreeMap<String, SystemTime> = BTreeMap::new();
+    for pod in pods.all() {
+        let created = oldest.entry(pod.namespace.clone()).or_insert(pod.created);
         *created = pod.created.min(*created);
     }
-    oldest.into_iter().map(|(name, created)| NamespaceOf { name: name.into(), created }).collect()
+    oldest.into_iter().map(|(name, created)| NamespaceOf { name, created }).collect()
 }
 
 struct NamespaceOf {

@@ -20,7 +20,7 @@ impl Endpoint {
 
     /// Where it is to be found, if that is a file. There the endpoint's absence shows without touching it:
     /// some VMMs take harm from a connection that says nothing.
-    fn file(&self) -> Option<&Path> {
+    pub(super) fn file(&self) -> Option<&Path> {
         match self {
             Self::Netns(path) => Some(path),
             Self::Relay(channel::Endpoint::Hybrid { path, .. } | channel::Endpoint::Unix { path }) => {
@@ -28,6 +28,19 @@ impl Endpoint {
             }
             Self::Relay(channel::Endpoint::Vsock { .. }) => None,
         }
+    }
+
+    /// The same by another path of its file; `None` if it has no file, or the path is none of a socket.
+    pub(super) fn at(&self, path: PathBuf) -> Option<Self> {
+        let text = match self {
+            Self::Netns(_) => return Some(Self::Netns(path)),
+            Self::Relay(channel::Endpoint::Hybrid { port, .. }) => {
+                format!("hvsock://{}:{port}", path.to_str()?)
+            }
+            Self::Relay(channel::Endpoint::Unix { .. }) => format!("unix://{}", path.to_str()?),
+            Self::Relay(channel::Endpoint::Vsock { .. }) => return None,
+        };
+        text.parse().ok()
     }
 
     /// The file that must be there for the endpoint to be of use, and is not.

@@ -1,6 +1,9 @@
 //! A daemon to test, as its user runs it: the built program, a configuration file, signals and its log.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod cri;
+pub mod runtime;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -128,8 +131,12 @@ pub struct Daemon {
 impl Daemon {
     /// With these pods and these further lines of configuration.
     pub fn start(pods: &[PodSection], more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let process = serve(folder.path(), pods, more);
+        Self::start_in(tempfile::tempdir().unwrap(), "", pods, more)
+    }
+
+    /// The same in this folder, with these further lines of `[cri]`.
+    pub fn start_in(folder: tempfile::TempDir, cri: &str, pods: &[PodSection], more: &str) -> Self {
+        let process = serve_with(folder.path(), cri, pods, more);
         let serving: Value = serde_json::from_str(&process.line_with("\"serving\"")).unwrap();
         let address = |key: &str| serving[key].as_str().unwrap().parse().unwrap();
         Self { process, streaming: address("streaming"), kube_api: address("kube_api"), folder }
@@ -163,8 +170,12 @@ pub fn socket_in(folder: &Path) -> PathBuf {
 
 /// Starts a daemon whose socket and configuration are in this folder.
 pub fn serve(folder: &Path, pods: &[PodSection], more: &str) -> Process {
+    serve_with(folder, "", pods, more)
+}
+
+fn serve_with(folder: &Path, cri: &str, pods: &[PodSection], more: &str) -> Process {
     let mut text = format!(
-        "[cri]\nlisten = \"unix://{}\"\n[kube_api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}\n",
+        "[cri]\nlisten = \"unix://{}\"\n{cri}\n[kube_api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}\n",
         socket_in(folder).display()
     );
     for PodSection { id, name, endpoint } in pods {

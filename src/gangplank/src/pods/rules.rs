@@ -1,0 +1,197 @@
+//! From what a runtime says of a sandbox to the route to its ports.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{Endpoint, Route};
+
+/// The annotation by which a pod may name its endpoint.
+pub(crate) const ANNOTATION: &str = "gangplank/endpoint";
+
+/// What stands for the sandbox's id in an endpoint.
+const SANDBOX: &str = "{sandbox}";
+
+/// The longest id, in bytes. Those of runtimes have 64.
+const MAX_ID: usize = 128;
+
+/// How routes are found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    /// One for each runtime handler whose pods are VMs.
+    pub(crate) handlers: Vec<Rule>,
+    /// The folder of the sandboxes' own folders, if pods may name their endpoints.
+    pub(crate) annotations: Option<PathBuf>,
+    /// Whether all other pods are dialled from here rather than by the runtime.
+    pub(crate) netns: bool,
+}
+
+/// Where the guests of one runtime handler are reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    /// The handler, as the RuntimeClass has it.
+    pub(crate) handler: String,
+    /// The endpoint.
+    pub(crate) endpoint: Template,
+}
+
+/// An endpoint with a place for the sandbox's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template(String);
+
+impl Template {
+    /// What a text should have been.
+    pub(crate) const EXPECTED: &'static str = "an endpoint with {sandbox} in its path, such as \"hvsock:///run/vc/vm/{sandbox}/clh.sock:1024\": hvsock:///PATH:PORT, unix:///PATH or netns:///PATH";
+
+    fn fill(&self, id: &str) -> Result<Endpoint, super::endpoint::EndpointError> {
+        self.0.replace(SANDBOX, id).parse()
+    }
+}
+
+impl FromStr for Template {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let template = Self(text.into());
+        // Without the id, all sandboxes would be one guest.
+        let good = text.contains(SANDBOX) && template.fill("x").is_ok_and(|filled| filled.file().is_some());
+        good.then_some(template).ok_or(())
+    }
+}
+
+#[cfg(test)]
+impl serde::Serialize for Template {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+impl Rules {
+    /// The route to a sandbox of this handler with these annotations.
+    pub(crate) fn route(&self, id: &str, handler: &str, annotations: &BTreeMap<String, String>) -> Route {
+        if !is_plain(id) {
+            return Route::Barred(format!(
+                "the id {id:?} of its sandbox has characters that no path may have"
+            ));
+        }
+        if let Some(named) = annotations.get(ANNOTATION) {
+            match &self.annotations {
+                Some(folder) => return annotated(named, folder.join(id), id),
+                None => tracing::warn!(
+                    sandbox = id,
+                    "its annotation {ANNOTATION} is ignored; [annotations] in the configuration could allow it"
+                ),
+            }
+        }
+        match self.handlers.iter().find(|rule| rule.handler == handler) {
+            Some(rule) => {
+                rule.endpoint.fill(id).map_or_else(|error| Route::Barred(error.to_string()), Route::Endpoint)
+            }
+            None if self.netns => Route::Namespace,
+            None => Route::Runtime,
+        }
+    }
+}
+
+/// A socket that the pod has named. Where it really lies is seen when it is dialled.
+fn annotated(named: &str, folder: PathBuf, id: &str) -> Route {
+    let barred = |why: String| Route::Barred(format!("its annotation {ANNOTATION} is {named:?}: {why}"));
+    match named.replace(SANDBOX, id).parse::<Endpoint>() {
+        Err(error) => barred(error.to_string()),
+        // Namespaces and context ids lie in no folder, so nothing would keep pods apart.
+        Ok(Endpoint::Netns(_) | Endpoint::Relay(channel::Endpoint::Vsock { .. })) => {
+            barred("only hvsock:// and unix:// are allowed there".into())
+        }
+        Ok(endpoint) => Route::Within { endpoint, folder },
+    }
+}
+
+/// Whether an id can be part of a path without changing where that leads.
+fn is_plain(id: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=MAX_ID).contains(&id.len()) && id.chars().all(plain) && id != "." && id != ".."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        let rule = |handler: &str, endpoint: &str| Rule {
+            handler: handler.into(),
+            endpoint: endpoint.parse().unwrap(),
+        };
+        Rules {
+            handlers: vec![
+                rule("kata-clh", "hvsock:///run/vc/vm/{sandbox}/clh.sock:1040"),
+                rule("", "unix:///run/default/{sandbox}.sock"),
+            ],
+            annotations: None,
+            netns: false,
+        }
+    }
+
+    fn with_annotation(endpoint: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(ANNOTATION.into(), endpoint.into())])
+    }
+
+    fn route(rules: &Rules, handler: &str) -> String {
+        rules.route("abc", handler, &BTreeMap::new()).to_string()
+    }
+
+    #[test]
+    fn a_handler_gives_the_endpoint_with_the_id_in_it() {
+        assert_eq!(route(&rules(), "kata-clh"), "hvsock:///run/vc/vm/abc/clh.sock:1040");
+        assert_eq!(route(&rules(), ""), "unix:///run/default/abc.sock");
+    }
+
+    #[test]
+    fn other_pods_are_the_runtimes_or_dialled_in_their_namespace() {
+        assert_eq!(rules().route("abc", "runc", &BTreeMap::new()), Route::Runtime);
+        let netns = Rules { netns: true, ..rules() };
+        assert_eq!(netns.route("abc", "runc", &BTreeMap::new()), Route::Namespace);
+        assert_eq!(route(&netns, "kata-clh"), "hvsock:///run/vc/vm/abc/clh.sock:1040");
+    }
+
+    #[test]
+    fn no_id_leads_elsewhere() {
+        for id in ["", ".", "..", "../b", "a/b", "a\0b", "a b", "ä", &"a".repeat(129)] {
+            let route = rules().route(id, "kata-clh", &BTreeMap::new());
+            assert!(matches!(route, Route::Barred(_)), "{id:?}: {route:?}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_counts_only_where_it_is_allowed() {
+        let annotations = with_annotation("unix:///run/vm/{sandbox}/r.sock");
+        assert_eq!(
+            rules().route("abc", "kata-clh", &annotations).to_string(),
+            "hvsock:///run/vc/vm/abc/clh.sock:1040"
+        );
+        let allowing = Rules { annotations: Some("/run/vm".into()), ..rules() };
+        let Route::Within { endpoint, folder } = allowing.route("abc", "kata-clh", &annotations) else {
+            panic!("the annotation does not count");
+        };
+        assert_eq!(endpoint.to_string(), "unix:///run/vm/abc/r.sock");
+        assert_eq!(folder, PathBuf::from("/run/vm/abc"));
+    }
+
+    #[test]
+    fn an_annotation_names_a_socket_or_nothing() {
+        let allowing = Rules { annotations: Some("/run/vm".into()), ..rules() };
+        for wrong in ["vsock://3:1024", "netns:///proc/1/ns/net", "tcp://1.2.3.4:5", "r.sock", ""] {
+            let route = allowing.route("abc", "kata-clh", &with_annotation(wrong));
+            assert!(matches!(route, Route::Barred(_)), "{wrong:?}: {route:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_has_the_id_in_a_path() {
+        for right in ["unix:///x/{sandbox}", "hvsock:///x/{sandbox}/v:7", "netns:///run/netns/{sandbox}"] {
+            assert!(right.parse::<Template>().is_ok(), "{right}");
+        }
+        for wrong in ["unix:///x", "vsock://3:7", "vsock://{sandbox}:7", "{sandbox}", "unix://{sandbox}"] {
+            assert!(wrong.parse::<Template>().is_err(), "{wrong}");
+        }
+    }
+}
