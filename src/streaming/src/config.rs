@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// How a failed connection is told to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ErrorStyle {
@@ -16,8 +18,14 @@ pub enum ErrorStyle {
 /// The server's settings.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// How failures are told.
+    /// How failures are told. On channel WebSockets text costs nothing else, so they get it in any case.
     pub errors: ErrorStyle,
+    /// Whether any web page may open WebSockets. Otherwise a request with an `Origin` that is not the server it
+    /// asked is answered 403.
+    pub allow_origin: bool,
+    /// With TLS, every connection is TLS, with HTTP/1.1 inside. Clients must know the certificate: a kubelet
+    /// trusts only the roots of its node, and presents no certificate of its own.
+    pub tls: Option<Tls>,
     /// What one client may use.
     pub limits: Limits,
 }
@@ -39,8 +47,8 @@ pub struct Limits {
     pub token_ttl: Duration,
     /// Bytes of a request's head, at least 8 KiB. More are answered 431. 16 KiB.
     pub request_head: usize,
-    /// Time for a request's head to arrive, from the connection's start or the last answer on. The connection is
-    /// closed then. 10 s.
+    /// Time for a request's head to arrive, from the connection's start or the last answer on, and for a TLS
+    /// handshake before that. The connection is closed then. 10 s.
     pub request_head_timeout: Duration,
     /// Time for a pod's port to answer a dial, which has failed then. Go clients give up after 30 s. 10 s.
     pub dial_timeout: Duration,
@@ -49,14 +57,15 @@ pub struct Limits {
     /// Time without any data in a session, which is ended then. Pings do not count. 4 h.
     pub idle_timeout: Duration,
     /// Time without any frame from a client that has pinged before, whose session is ended then. kubectl pings
-    /// every 5 s, or every 10 s through a tunnel. 90 s.
+    /// every 5 s, or every 10 s through a tunnel. Does not concern channel WebSockets, whose clients ping when they
+    /// like. 90 s.
     pub silence_timeout: Duration,
     /// Time in which a client takes not one byte of what waits for it. The session is ended then. 60 s.
     pub write_stall_timeout: Duration,
     /// Time in which one stream may keep its session from reading. It is reset then, and the others go on. 20 s.
     pub stream_stall_timeout: Duration,
-    /// Time without data for a client to end its side after the pod has ended. The pod's connection is aborted
-    /// then. 5 s.
+    /// Time without data for a client to end its side after the pod has ended, or, where clients can't, for the pod
+    /// to take what they sent. The pod's connection is aborted then. 5 s.
     pub linger: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! The CRI streaming server for port-forward, generic over how a port is dialled.
 //!
-//! An embedder implements [`Dial`]; [`Server`] does the rest: tokens, HTTP upgrades, SPDY/3.1 sessions on plain
-//! connections and inside WebSocket, limits. [`Client`] is the other end.
+//! An embedder implements [`Dial`]; [`Server`] does the rest: tokens, HTTP upgrades, SPDY/3.1 sessions on the
+//! connection itself and inside WebSocket, channel WebSockets, [`Tls`], limits. [`Client`] is the other end.
 //!
 //! ```text
 //! request ─► server (token) ─► upgrade ─► session ─┬─► Dial ─► connection
@@ -64,8 +64,9 @@
 //!
 //! A port that can't be reached costs its client that one connection: the stream is reset, and the session goes
 //! on. Text on an error stream, which makes Go clients end their session, is kept for failures that leave the
-//! whole session useless ([`DialErrorKind::ends_session`]), unless [`ErrorStyle::Text`] asks for it. A client
-//! that breaks the protocol or passes a limit costs its own session at most.
+//! whole session useless ([`DialErrorKind::ends_session`]), unless [`ErrorStyle::Text`] asks for it. On a channel
+//! WebSocket, text on the port's error channel is all there is, and it ends that port alone. A client that breaks
+//! the protocol or passes a limit costs its own session at most.
 //!
 //! # Back-pressure
 //!
@@ -80,6 +81,7 @@ mod request_cache;
 mod server;
 mod session;
 mod stats;
+mod tls;
 mod tunnel;
 mod upgrade;
 
@@ -89,3 +91,4 @@ pub use dial::{Connection, Dial, DialError, DialErrorKind, Target};
 pub use request_cache::TokenError;
 pub use server::{Drained, Server};
 pub use stats::Snapshot;
+pub use tls::{Tls, TlsError, TlsFiles};

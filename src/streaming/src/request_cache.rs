@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::session::websocket::Encoding;
+
 /// Random bytes of a token: 128 bits can't be guessed within a token's life.
 const TOKEN_BYTES: usize = 16;
 
@@ -14,8 +16,8 @@ const TOKEN_BYTES: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) sandbox: Arc<str>,
-    /// Ports of the CRI request: set by WebSocket clients, empty for SPDY.
-    pub(crate) ports: Vec<u16>,
+    /// Ports of the CRI request: those of a channel WebSocket, empty for SPDY.
+    pub(crate) ports: Arc<[u16]>,
 }
 
 /// Why no token can be given.
@@ -35,9 +37,8 @@ pub enum TokenError {
     NoRandomness(String),
 }
 
-/// Ports that one request may name: channel numbers are one byte, two for a port, and JavaScript clients read
-/// that byte as signed.
-const MAX_PORTS: usize = 64;
+/// Ports that one request may name.
+const MAX_PORTS: usize = Encoding::Binary.max_ports();
 
 /// All tokens that have not been used. A token is used once.
 ///
@@ -106,7 +107,7 @@ impl Inner {
     }
 }
 
-fn check_ports(ports: &[i32]) -> Result<Vec<u16>, TokenError> {
+fn check_ports(ports: &[i32]) -> Result<Arc<[u16]>, TokenError> {
     if ports.len() > MAX_PORTS {
         return Err(TokenError::TooManyPorts(ports.len()));
     }
@@ -137,7 +138,7 @@ mod tests {
         let cache = cache();
         let token = cache.insert("s1", &[80, 443]).unwrap();
         assert_eq!(token.len(), 32);
-        assert_eq!(cache.peek(&token), Some(Grant { sandbox: "s1".into(), ports: vec![80, 443] }));
+        assert_eq!(cache.peek(&token), Some(Grant { sandbox: "s1".into(), ports: [80, 443].into() }));
         assert!(cache.consume(&token));
         assert!(!cache.consume(&token));
         assert_eq!(cache.peek(&token), None);

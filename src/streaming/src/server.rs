@@ -14,9 +14,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -26,7 +28,7 @@ use crate::config::Config;
 use crate::dial::Dial;
 use crate::request_cache::{RequestCache, TokenError};
 use crate::session::server::ServerSession;
-use crate::session::{Ended, Order, Totals};
+use crate::session::{ClientSocket, Ended, Order, Totals};
 use crate::stats::{Snapshot, Stats};
 use crate::tunnel::Tunnel;
 use crate::upgrade::{Answer, Protocol, bad_method, negotiate, no_such_path, no_such_token, refuse};
@@ -93,6 +95,15 @@ struct Open {
     orders: oneshot::Sender<Order>,
 }
 
+/// A session that is about to start.
+struct Opening {
+    protocol: Protocol,
+    sandbox: Arc<str>,
+    /// For channel WebSockets.
+    ports: Arc<[u16]>,
+    client: Option<SocketAddr>,
+}
+
 /// What became of the sessions that were open when a drain began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -121,7 +132,7 @@ impl<D: Dial> Server<D> {
         }
     }
 
-    /// A URL under `base` (as `http://127.0.0.1:10350`, without a path) that is good for one session of this
+    /// A URL under `base` (as `http://127.0.0.1:10350`, without a path; `https` with TLS) that is good for one session of this
     /// sandbox, within the life of a token. `ports` are those of the CRI request, empty from most clients.
     ///
     /// # Errors
@@ -163,21 +174,22 @@ impl<D: Dial> Server<D> {
     }
 
     /// Answers a request to forward ports of this sandbox, whoever it was authorised by, and starts the session
-    /// when the connection has been upgraded. SPDY/3.1 and its WebSocket tunnel are understood.
+    /// when the connection has been upgraded. SPDY/3.1, its WebSocket tunnel, and channel WebSockets are understood;
+    /// these forward `ports` and no others, which the first two don't look at.
     ///
     /// For an HTTP server of the embedder's own: it must run on hyper's HTTP/1, with upgrades, over a
-    /// `TokioIo<TcpStream>`. A `SocketAddr` among the request's extensions is logged as the client's.
-    pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>) -> Answer {
-        match negotiate(&request) {
+    /// `TokioIo<TcpStream>` or a `TokioIo<TlsStream<TcpStream>>`. A `SocketAddr` among the request's extensions is
+    /// logged as the client's.
+    pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>, ports: Arc<[u16]>) -> Answer {
+        let (protocol, answer) = match self.negotiate(&request, &ports) {
+            Ok(agreed) => agreed,
+            Err(refusal) => return refusal,
+        };
+        let client = request.extensions().get::<SocketAddr>().copied();
+        let opening = Opening { protocol, sandbox, ports, client };
+        match self.start(opening, hyper::upgrade::on(&mut request)) {
+            Ok(()) => answer,
             Err(refusal) => refusal,
-            Ok((protocol, answer)) => {
-                let client = request.extensions().get::<SocketAddr>().copied();
-                let upgrade = hyper::upgrade::on(&mut request);
-                match self.start(protocol, upgrade, sandbox, client) {
-                    Ok(()) => answer,
-                    Err(refusal) => refusal,
-                }
-            }
         }
     }
 
@@ -199,14 +211,14 @@ impl<D: Dial> Server<D> {
             sessions.open.len()
         };
         self.inner.tracker.close();
-        let finished = tokio::time::timeout(grace, self.inner.tracker.wait()).await.is_ok();
+        let finished = timeout(grace, self.inner.tracker.wait()).await.is_ok();
         let left: Vec<_> = self.inner.sessions().open.drain().map(|(_, open)| open).collect();
         let ended = if finished { 0 } else { left.len() };
         for open in left {
             let _ = open.orders.send(Order::Drain);
         }
         // Bounded: a session closes within a second of its order. Who does not is left to the program's end.
-        let _ = tokio::time::timeout(ORDERED_END, self.inner.tracker.wait()).await;
+        let _ = timeout(ORDERED_END, self.inner.tracker.wait()).await;
         Drained { finished: open.saturating_sub(ended), ended }
     }
 
@@ -220,6 +232,24 @@ impl<D: Dial> Server<D> {
 impl<D: Dial> Server<D> {
     async fn serve_connection(&self, socket: TcpStream, client: SocketAddr, stop: CancellationToken) {
         let _ = socket.set_nodelay(true); // frames are small and must not wait for each other
+        let Some(tls) = &self.inner.config.tls else {
+            return self.serve_http(socket, client, stop).await;
+        };
+        let handshake = timeout(self.inner.limits.request_head_timeout, tls.acceptor().accept(socket));
+        let accepted = tokio::select! {
+            accepted = handshake => accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(stream) => self.serve_http(stream, client, stop).await,
+            Err(e) => debug!(%client, error = %e, "a TLS handshake failed"),
+        }
+    }
+
+    async fn serve_http<S>(&self, stream: S, client: SocketAddr, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let limits = &self.inner.limits;
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(client);
@@ -231,7 +261,7 @@ impl<D: Dial> Server<D> {
             .header_read_timeout(limits.request_head_timeout)
             .max_buf_size(limits.request_head.max(MIN_HEAD))
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(socket), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
@@ -258,30 +288,39 @@ impl<D: Dial> Server<D> {
         }
         let Some(grant) = self.inner.tokens.peek(token) else { return no_such_token() };
         // A request that asks for nothing that we have must not use the token up.
-        if let Err(refusal) = negotiate(&request) {
+        if let Err(refusal) = self.negotiate(&request, &grant.ports) {
             return refusal;
         }
         if !self.inner.tokens.consume(token) {
             return no_such_token();
         }
-        self.port_forward(request, grant.sandbox)
+        self.port_forward(request, grant.sandbox, grant.ports)
     }
 }
 
 /// Sessions.
 impl<D: Dial> Server<D> {
-    fn start(
-        &self,
-        protocol: Protocol,
-        upgrade: OnUpgrade,
-        sandbox: Arc<str>,
-        client: Option<SocketAddr>,
-    ) -> Result<(), Answer> {
-        let (place, orders) = self.inner.register(&sandbox)?;
+    fn negotiate<B>(&self, request: &Request<B>, ports: &[u16]) -> Result<(Protocol, Answer), Answer> {
+        let agreed = negotiate(request, self.inner.config.allow_origin)?;
+        if let Protocol::Channels(encoding) = agreed.0
+            && ports.len() > encoding.max_ports()
+        {
+            let (asked, most) = (ports.len(), encoding.max_ports());
+            let text =
+                format!("{asked} ports are more than the {most} that this subprotocol has channels for");
+            return Err(refuse(StatusCode::BAD_REQUEST, text));
+        }
+        Ok(agreed)
+    }
+
+    fn start(&self, opening: Opening, upgrade: OnUpgrade) -> Result<(), Answer> {
+        let (place, orders) = self.inner.register(&opening.sandbox)?;
         tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => place.inner.run(protocol, upgraded, sandbox, client, orders).await,
-                Err(e) => debug!(%sandbox, error = %e, "the client left during the upgrade"),
+                Ok(upgraded) => place.inner.run(opening, upgraded, orders).await,
+                Err(e) => {
+                    debug!(sandbox = %opening.sandbox, error = %e, "the client left during the upgrade");
+                }
             }
         });
         Ok(())
@@ -316,19 +355,29 @@ impl<D: Dial> Inner<D> {
         Ok((Place { inner: self.clone(), key, _tracked: self.tracker.token() }, receiver))
     }
 
-    async fn run(
+    async fn run(&self, opening: Opening, upgraded: Upgraded, orders: oneshot::Receiver<Order>) {
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => self.converse(opening, parts.io.into_inner(), parts.read_buf, orders).await,
+            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                // Boxed, so that sessions without TLS don't keep room for it.
+                Ok(parts) => {
+                    Box::pin(self.converse(opening, parts.io.into_inner(), parts.read_buf, orders)).await;
+                }
+                Err(_) => {
+                    warn!(sandbox = %opening.sandbox, "an upgraded connection is neither TCP nor TLS; closed it");
+                }
+            },
+        }
+    }
+
+    async fn converse<S: ClientSocket>(
         &self,
-        protocol: Protocol,
-        upgraded: Upgraded,
-        sandbox: Arc<str>,
-        client: Option<SocketAddr>,
+        opening: Opening,
+        socket: S,
+        early: Bytes,
         orders: oneshot::Receiver<Order>,
     ) {
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            warn!(%sandbox, "an upgraded connection is not a TCP socket; closed it");
-            return;
-        };
-        let (socket, early) = (parts.io.into_inner(), parts.read_buf);
+        let Opening { protocol, sandbox, ports, client } = opening;
         let client = client.map(|c| c.to_string()).unwrap_or_default();
         let session = ServerSession {
             dial: self.dial.clone(),
@@ -343,6 +392,9 @@ impl<D: Dial> Inner<D> {
         let (ended, totals, ports) = match protocol {
             Protocol::Spdy => session.run(socket, early, orders).await,
             Protocol::Tunnel => session.run(Tunnel::new(socket, early).await, Bytes::new(), orders).await,
+            Protocol::Channels(encoding) => {
+                session.run_websocket(socket, early, encoding, &ports, orders).await
+            }
         };
         self.stats.session_closed(totals.connections, totals.sent, totals.received);
         log_end(&client, &sandbox, &ports, begun.elapsed(), &ended, totals);

@@ -6,18 +6,25 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING,
+    UPGRADE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::session::websocket::Encoding;
 
 /// The protocol inside SPDY.
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
 /// The WebSocket subprotocol that carries SPDY in binary messages.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+
+/// The WebSocket subprotocols with channels. There is a `v5.channel.k8s.io` too, which clients offer first where
+/// it exists; but it is not made for port-forward, and clients take its close messages for data.
+const CHANNELS: &str = "v4.channel.k8s.io";
+const BASE64_CHANNELS: &str = "v4.base64.channel.k8s.io";
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED_PROTOCOLS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
@@ -32,10 +39,13 @@ pub(crate) enum Protocol {
     Spdy,
     /// SPDY in binary WebSocket messages.
     Tunnel,
+    /// WebSocket messages with a channel's number each, in this encoding.
+    Channels(Encoding),
 }
 
-/// Decides what a request asks for: the protocol with its 101, or the refusal.
-pub(crate) fn negotiate<B>(request: &Request<B>) -> Result<(Protocol, Answer), Answer> {
+/// Decides what a request asks for: the protocol with its 101, or the refusal. Web pages of other servers than
+/// the one that was asked are let in only if `allow_origin`.
+pub(crate) fn negotiate<B>(request: &Request<B>, allow_origin: bool) -> Result<(Protocol, Answer), Answer> {
     // RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0. A 101 would be a lie, since hyper does not upgrade then.
     if request.version() < Version::HTTP_11 {
         let text = "unable to upgrade: HTTP/1.0 has no upgrades: send the request as HTTP/1.1";
@@ -48,7 +58,7 @@ pub(crate) fn negotiate<B>(request: &Request<B>) -> Result<(Protocol, Answer), A
     if has_token(request.headers(), &UPGRADE, |v| v.eq_ignore_ascii_case("websocket"))
         && has_token(request.headers(), &CONNECTION, is_upgrade)
     {
-        return websocket(request).map(|answer| (Protocol::Tunnel, answer));
+        return websocket(request, allow_origin);
     }
     spdy(request.headers()).map(|answer| (Protocol::Spdy, answer))
 }
@@ -93,7 +103,7 @@ fn spdy(headers: &HeaderMap) -> Result<Answer, Answer> {
     Ok(switch("SPDY/3.1", &[(STREAM_PROTOCOL, HeaderValue::from_static(PORT_FORWARD))]))
 }
 
-fn websocket<B>(request: &Request<B>) -> Result<Answer, Answer> {
+fn websocket<B>(request: &Request<B>, allow_origin: bool) -> Result<(Protocol, Answer), Answer> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "bad method".into()));
@@ -106,21 +116,57 @@ fn websocket<B>(request: &Request<B>) -> Result<Answer, Answer> {
         answer.headers_mut().insert(http::header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return Err(answer);
     }
-    if !list(headers, &SEC_WEBSOCKET_PROTOCOL).contains(&TUNNEL) {
+    if !allow_origin && is_foreign(headers) {
         return Err(refuse(
             StatusCode::FORBIDDEN,
-            format!("unable to upgrade: this server speaks the WebSocket subprotocol {TUNNEL}"),
+            "unable to upgrade: web pages of other servers are not let in: \
+             send no Origin, or set the streaming server's allow_origin"
+                .into(),
         ));
     }
+    let (protocol, name) = subprotocol(headers)?;
     let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
         .map_err(|_| refuse(StatusCode::BAD_REQUEST, "bad Sec-WebSocket-Key".into()))?;
-    Ok(switch(
-        "websocket",
-        &[
-            (http::header::SEC_WEBSOCKET_ACCEPT, accept),
-            (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(TUNNEL)),
-        ],
-    ))
+    let mut answer = switch("websocket", &[(http::header::SEC_WEBSOCKET_ACCEPT, accept)]);
+    if let Some(name) = name {
+        answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+    }
+    Ok((protocol, answer))
+}
+
+/// The first of the client's subprotocols that is known, with its name; without any, binary channels.
+fn subprotocol(headers: &HeaderMap) -> Result<(Protocol, Option<&'static str>), Answer> {
+    let known = |name: &&str| match *name {
+        TUNNEL => Some((Protocol::Tunnel, Some(TUNNEL))),
+        CHANNELS => Some((Protocol::Channels(Encoding::Binary), Some(CHANNELS))),
+        BASE64_CHANNELS => Some((Protocol::Channels(Encoding::Base64), Some(BASE64_CHANNELS))),
+        _ => None,
+    };
+    let offered = list(headers, &SEC_WEBSOCKET_PROTOCOL);
+    if offered.is_empty() {
+        return Ok((Protocol::Channels(Encoding::Binary), None));
+    }
+    offered.iter().find_map(known).ok_or_else(|| {
+        let offered = offered.join(" ");
+        refuse(
+            StatusCode::FORBIDDEN,
+            format!(
+                "unable to upgrade: unable to negotiate protocol: client supports [{offered}], \
+                 server accepts [{CHANNELS} {BASE64_CHANNELS} {TUNNEL}]"
+            ),
+        )
+    })
+}
+
+/// Whether a browser sent the request for a page that came from elsewhere. Python's client names the server that
+/// it asks as its origin, and a page that the server itself gave out would do so too; there is no such page.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let own = |origin: &HeaderValue| {
+        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        authority.zip(host).is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host))
+    };
+    !headers.get_all(ORIGIN).iter().all(own)
 }
 
 fn switch(to: &'static str, more: &[(HeaderName, HeaderValue)]) -> Answer {
@@ -197,7 +243,7 @@ mod tests {
     }
 
     fn post(headers: &[(&str, &str)]) -> Result<(Protocol, Answer), Answer> {
-        negotiate(&request(Method::POST, headers))
+        negotiate(&request(Method::POST, headers), false)
     }
 
     #[test]
@@ -231,24 +277,84 @@ mod tests {
         assert_eq!(answer.headers()["x-accepted-stream-protocol-versions"], PORT_FORWARD);
     }
 
+    const WEBSOCKET: [(&str, &str); 4] = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-version", "13"),
+    ];
+
+    fn get(headers: &[(&str, &str)]) -> Result<(Protocol, Answer), Answer> {
+        negotiate(&request(Method::GET, headers), false)
+    }
+
+    fn offering(subprotocols: &str) -> Result<(Protocol, Answer), Answer> {
+        get(&[&WEBSOCKET[..], &[("sec-websocket-protocol", subprotocols)]].concat())
+    }
+
     #[test]
     fn the_tunnel_is_answered_with_its_own_name() {
-        let good = [
-            ("connection", "Upgrade"),
-            ("upgrade", "websocket"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-protocol", "v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io"),
-        ];
-        let (protocol, answer) = negotiate(&request(Method::GET, &good)).unwrap();
+        let (protocol, answer) = offering(TUNNEL).unwrap();
         assert_eq!(protocol, Protocol::Tunnel);
         assert_eq!(answer.headers()["sec-websocket-protocol"], TUNNEL);
         assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(post(&good).unwrap_err().status(), 405);
-        for (missing, status) in [(2, 400), (3, 400), (4, 403)] {
-            let mut bad = good.to_vec();
+        assert_eq!(post(&WEBSOCKET).unwrap_err().status(), 405);
+        for missing in [2, 3] {
+            let mut bad = WEBSOCKET.to_vec();
             bad.remove(missing);
-            assert_eq!(negotiate(&request(Method::GET, &bad)).unwrap_err().status(), status);
+            assert_eq!(get(&bad).unwrap_err().status(), 400);
         }
+    }
+
+    #[test]
+    fn the_first_subprotocol_that_is_known_wins() {
+        let binary = Protocol::Channels(Encoding::Binary);
+        let base64 = Protocol::Channels(Encoding::Base64);
+        for (offered, protocol, name) in [
+            ("v4.channel.k8s.io", binary, CHANNELS),
+            ("v5.channel.k8s.io, v4.channel.k8s.io", binary, CHANNELS), // kube-rs
+            ("v4.channel.k8s.io,v3.channel.k8s.io,v2.channel.k8s.io,channel.k8s.io", binary, CHANNELS), // JavaScript
+            ("base64.channel.k8s.io,v4.base64.channel.k8s.io, v4.channel.k8s.io", base64, BASE64_CHANNELS),
+            ("v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io", binary, CHANNELS),
+            ("SPDY/3.1+portforward.k8s.io, v4.channel.k8s.io", Protocol::Tunnel, TUNNEL),
+        ] {
+            let (chosen, answer) = offering(offered).unwrap();
+            assert_eq!(chosen, protocol, "{offered}");
+            assert_eq!(answer.headers()["sec-websocket-protocol"], name, "{offered}");
+        }
+    }
+
+    #[test]
+    fn without_a_subprotocol_channels_are_binary_and_none_is_answered() {
+        for answer in [get(&WEBSOCKET), offering(" ,")] {
+            let (protocol, answer) = answer.unwrap();
+            assert_eq!(protocol, Protocol::Channels(Encoding::Binary));
+            assert!(!answer.headers().contains_key("sec-websocket-protocol"));
+        }
+    }
+
+    #[test]
+    fn unknown_subprotocols_are_forbidden() {
+        for offered in ["v5.channel.k8s.io", "chat", "V4.CHANNEL.K8S.IO"] {
+            assert_eq!(offering(offered).unwrap_err().status(), 403, "{offered}");
+        }
+    }
+
+    #[test]
+    fn web_pages_of_others_are_refused_unless_allowed() {
+        for (host, origin, status) in [
+            ("127.0.0.1:8001", "http://127.0.0.1:8001", 101), // Python
+            ("k8s.example", "https://K8s.example", 101),
+            ("127.0.0.1:8001", "http://127.0.0.1:8002", 403),
+            ("127.0.0.1:8001", "http://evil.example", 403),
+            ("127.0.0.1:8001", "null", 403),
+        ] {
+            let asked = [&WEBSOCKET[..], &[("host", host), ("origin", origin)]].concat();
+            let answer = get(&asked).map_or_else(|refusal| refusal, |(_, answer)| answer);
+            assert_eq!(answer.status(), status, "{origin}");
+            assert!(negotiate(&request(Method::GET, &asked), true).is_ok());
+        }
+        let twice = [("host", "a"), ("origin", "http://a"), ("origin", "http://evil.example")];
+        assert_eq!(get(&[&WEBSOCKET[..], &twice].concat()).unwrap_err().status(), 403);
     }
 }

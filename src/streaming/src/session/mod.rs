@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `core::Core` moves bytes, the same at both ends; a [`Side`] decides what streams mean: `server::ServerSide`
-//! pairs them and dials, `client::ClientSide` opens them for connections that it is given.
+//! pairs them and dials, `client::ClientSide` opens them for connections that it is given. Channel WebSockets have
+//! no streams: `websocket` is a session of its own, made of the same parts.
 
 mod backlog;
 mod batch;
@@ -18,6 +19,8 @@ mod pipe;
 mod ready;
 mod scratch;
 pub(crate) mod server;
+mod stall;
+pub(crate) mod websocket;
 mod wire;
 
 use std::fmt;
@@ -32,6 +35,7 @@ use bytes::Bytes;
 use spdy::Headers;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_tungstenite::tungstenite;
 
 use self::core::Core;
 pub(crate) use self::core::Totals;
@@ -57,6 +61,10 @@ pub(crate) enum Ended {
     ClientBroke(io::Error),
     /// The client broke the protocol.
     Protocol(spdy::Error),
+    /// The client broke the WebSocket protocol, or sent a message that is too long.
+    WebSocket(Box<tungstenite::Error>),
+    /// All ports of a channel WebSocket have ended: nothing can move any more.
+    PortsEnded,
     /// No data for too long.
     Idle,
     /// A client that used to ping has fallen silent.
@@ -73,7 +81,12 @@ impl Ended {
     /// The client can still be told.
     fn is_polite(&self) -> bool {
         match self {
-            Self::Idle | Self::Told(_) | Self::Drained | Self::ClientWentAway => true,
+            Self::Idle
+            | Self::Told(_)
+            | Self::Drained
+            | Self::ClientWentAway
+            | Self::PortsEnded
+            | Self::WebSocket(_) => true,
             Self::Protocol(e) => e.says_goaway(),
             Self::ClientClosed | Self::ClientBroke(_) | Self::Silent | Self::WriteStalled => false,
         }
@@ -87,6 +100,8 @@ impl fmt::Display for Ended {
             Self::ClientWentAway => f.write_str("the client ended the session"),
             Self::ClientBroke(e) => write!(f, "the client's connection failed: {e}"),
             Self::Protocol(e) => write!(f, "the client broke the protocol: {e}"),
+            Self::WebSocket(e) => write!(f, "the client broke the WebSocket protocol: {e}"),
+            Self::PortsEnded => f.write_str("all ports have ended"),
             Self::Idle => f.write_str("no data within the idle limit"),
             Self::Silent => f.write_str("the client stopped answering"),
             Self::WriteStalled => {
@@ -146,11 +161,28 @@ pub(crate) enum Order {
     Drain,
 }
 
+/// Where a session's order comes from. There is at most one.
+struct Orders(Option<oneshot::Receiver<Order>>);
+
+impl Orders {
+    /// An error if the session was ordered to end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let Some(orders) = &mut self.0 else { return Ok(()) };
+        let Poll::Ready(order) = Pin::new(orders).poll(cx) else { return Ok(()) };
+        self.0 = None;
+        match order {
+            Ok(Order::Tell(why)) => Err(Ended::Told(why)),
+            Ok(Order::Drain) => Err(Ended::Drained),
+            Err(_) => Ok(()), // nobody is left who could give orders
+        }
+    }
+}
+
 /// A session, to be awaited. Dropping it ends everything in it.
 struct Session<W, C, S> {
     core: Core<W, C>,
     side: S,
-    orders: Option<oneshot::Receiver<Order>>,
+    orders: Orders,
     closing: Option<Ended>,
     timer: Pin<Box<Sleep>>,
     tick: Duration,
@@ -161,12 +193,12 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
         let core = Core::new(Wire::new(socket, early), spdy, limits);
         let tick = tick_for(&core.limits);
         let timer = Box::pin(sleep_until(core.quiet_until()));
-        Self { core, side, orders: None, closing: None, timer, tick }
+        Self { core, side, orders: Orders(None), closing: None, timer, tick }
     }
 
     /// Lets the session run to its end, and says why it ended and what it moved.
     async fn run(&mut self, orders: oneshot::Receiver<Order>) -> (Ended, Totals) {
-        self.orders = Some(orders);
+        self.orders = Orders(Some(orders));
         let ended = (&mut *self).await;
         (ended, self.core.totals)
     }
@@ -175,7 +207,7 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
     fn poll_running(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         self.core.register(cx);
         self.core.now = Instant::now();
-        self.poll_orders(cx)?;
+        self.orders.poll(cx)?;
         if self.is_due() {
             self.on_timer()?;
         }
@@ -186,21 +218,6 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
             moved |= self.core.flush(cx)?;
             if !moved && !self.poll_timer(cx)? {
                 return Ok(());
-            }
-        }
-    }
-
-    fn poll_orders(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        let Some(orders) = &mut self.orders else { return Ok(()) };
-        match Pin::new(orders).poll(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(order) => {
-                self.orders = None;
-                match order {
-                    Ok(Order::Tell(why)) => Err(Ended::Told(why)),
-                    Ok(Order::Drain) => Err(Ended::Drained),
-                    Err(_) => Ok(()), // nobody is left who could give orders
-                }
             }
         }
     }

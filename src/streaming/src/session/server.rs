@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::core::{Core, Totals};
-use super::forward::{Dialing, Phase};
+use super::forward::{Dialing, Forward, Phase};
 use super::pairing::{Kind, Match, Pairing};
 use super::{ClientSocket, Ended, Order, Session, Side};
 use crate::config::{ErrorStyle, Limits};
@@ -42,6 +42,46 @@ impl<D: Dial> ServerSession<D> {
         let (ended, totals) = session.run(orders).await;
         (ended, totals, std::mem::take(&mut session.side.ports))
     }
+
+    /// Dials a port, for no longer than the limit.
+    pub(super) fn dial(&self, port: u16) -> Dialing<D::Conn> {
+        let target = Target { sandbox: self.sandbox.clone(), port };
+        let limit = self.limits.dial_timeout;
+        let dial = self.dial.clone();
+        Box::pin(async move {
+            timeout(limit, dial.dial(target)).await.unwrap_or_else(|_| {
+                let cause = format!("dialling port {port}: no answer within {limit:?}");
+                Err(DialError::new(DialErrorKind::TimedOut, cause))
+            })
+        })
+    }
+
+    /// The text that Kubernetes' own servers write, so that clients show what they always showed.
+    pub(super) fn text(&self, port: u16, cause: &str) -> String {
+        format!("error forwarding port {port} to pod {}, uid : {cause}", self.sandbox)
+    }
+
+    /// Counts and logs a dial that failed.
+    pub(super) fn dial_failed(&self, port: u16, error: &DialError) {
+        self.stats.dial_failed(error.kind);
+        info!(sandbox = %self.sandbox, port, kind = error.kind.name(), cause = %error, "a dial failed");
+    }
+
+    /// Counts and logs a connection that failed.
+    pub(super) fn conn_failed(&self, port: u16, error: &io::Error) {
+        self.stats.connection_failed();
+        info!(sandbox = %self.sandbox, port, cause = %error, "a connection failed");
+    }
+
+    /// Counts and logs a connection that held up its session.
+    pub(super) fn stuck(&self, forward: &Forward<D::Conn>) {
+        self.stats.stream_stuck();
+        warn!(
+            sandbox = %self.sandbox, port = forward.port, held = forward.charge(),
+            limit = ?self.limits.stream_stall_timeout,
+            "reset a connection whose pod does not read: it held up its session"
+        );
+    }
 }
 
 struct ServerSide<D> {
@@ -54,26 +94,17 @@ struct ServerSide<D> {
 /// Ports that the log names; more are only forwarded.
 const LOGGED_PORTS: usize = 16;
 
+/// Adds a port to those that the log names, each once.
+pub(super) fn log_port(ports: &mut Vec<u16>, port: u16) {
+    if !ports.contains(&port) && ports.len() < LOGGED_PORTS {
+        ports.push(port);
+    }
+}
+
 impl<D: Dial> ServerSide<D> {
     fn start_dial(&mut self, port: u16) -> Phase<D::Conn> {
-        if !self.ports.contains(&port) && self.ports.len() < LOGGED_PORTS {
-            self.ports.push(port);
-        }
-        let target = Target { sandbox: self.setup.sandbox.clone(), port };
-        let limit = self.setup.limits.dial_timeout;
-        let dial = self.setup.dial.clone();
-        let dialing: Dialing<D::Conn> = Box::pin(async move {
-            timeout(limit, dial.dial(target)).await.unwrap_or_else(|_| {
-                let cause = format!("dialling port {port}: no answer within {limit:?}");
-                Err(DialError::new(DialErrorKind::TimedOut, cause))
-            })
-        });
-        Phase::Dialing(dialing)
-    }
-
-    /// The text that Kubernetes' own servers write, so that clients show what they always showed.
-    fn text(&self, port: u16, cause: &str) -> String {
-        format!("error forwarding port {port} to pod {}, uid : {cause}", self.setup.sandbox)
+        log_port(&mut self.ports, port);
+        Phase::Dialing(self.setup.dial(port))
     }
 
     /// Ends a forward with a text on its error stream, which ends a Go client's whole session. The data stream
@@ -130,10 +161,9 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
     ) {
         let Some(forward) = core.forward(index) else { return };
         let (port, data) = (forward.port, forward.data);
-        self.setup.stats.dial_failed(error.kind);
-        info!(sandbox = %self.setup.sandbox, port, kind = error.kind.name(), cause = %error, "a dial failed");
+        self.setup.dial_failed(port, &error);
         if error.kind.ends_session() || self.setup.errors == ErrorStyle::Text {
-            let text = self.text(port, &error.cause);
+            let text = self.setup.text(port, &error.cause);
             self.end_with_text(core, index, &text);
         } else {
             core.spdy.reset(data, Status::RefusedStream);
@@ -149,10 +179,9 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
     ) {
         let Some(forward) = core.forward(index) else { return };
         let port = forward.port;
-        self.setup.stats.connection_failed();
-        info!(sandbox = %self.setup.sandbox, port, cause = %error, "a connection failed");
+        self.setup.conn_failed(port, &error);
         if self.setup.errors == ErrorStyle::Text {
-            let text = self.text(port, &error.to_string());
+            let text = self.setup.text(port, &error.to_string());
             self.end_with_text(core, index, &text);
         } else {
             core.abort(index);
@@ -161,12 +190,7 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
 
     fn on_stuck<W: ClientSocket>(&mut self, core: &mut Core<W, D::Conn>, index: usize) {
         let Some(forward) = core.forward(index) else { return };
-        self.setup.stats.stream_stuck();
-        warn!(
-            sandbox = %self.setup.sandbox, port = forward.port, held = forward.charge(),
-            limit = ?core.limits.stream_stall_timeout,
-            "reset a connection whose pod does not read: it held up its session"
-        );
+        self.setup.stuck(forward);
         self.pairing.forget(forward.data); // it may have waited for its error stream still
         core.abort(index);
     }
@@ -190,7 +214,7 @@ impl<D: Dial> Side<D::Conn> for ServerSide<D> {
         let Ended::Told(why) = why else { return };
         let told: Vec<_> = core.forwards().map(|f| (f.port, f.error)).collect();
         for (port, error) in told {
-            let _ = core.spdy.send(error, self.text(port, why).as_bytes(), false);
+            let _ = core.spdy.send(error, self.setup.text(port, why).as_bytes(), false);
         }
     }
 }

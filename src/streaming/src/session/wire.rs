@@ -9,6 +9,7 @@ use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use super::pipe::Pipe;
 
@@ -29,6 +30,13 @@ pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 impl ClientSocket for TcpStream {
     fn tcp(&self) -> Option<&TcpStream> {
         Some(self)
+    }
+}
+
+/// TLS has an end of its own, without which the peer must take the stream for cut off.
+impl ClientSocket for TlsStream<TcpStream> {
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(self).poll_shutdown(cx).map(|_| ())
     }
 }
 

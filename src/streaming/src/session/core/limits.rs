@@ -3,10 +3,7 @@
 use tokio::time::Instant;
 
 use super::{ClientSocket, Connection, Core, Ended, Forward, Side};
-use crate::session::forward::StallMark;
-
-/// A stream that moves less than this in `stream_stall_timeout`, while it holds up its session, is stuck.
-const STALL_PROGRESS: u64 = 64 << 10;
+use crate::session::stall::stuck;
 
 impl<W: ClientSocket, C: Connection> Core<W, C> {
     /// Something may pass its limit soon.
@@ -57,27 +54,9 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         }
     }
 
-    /// While the budget is spent, every stream that holds at least an equal share of it must move or go.
     fn end_stalled<S: Side<C>>(&mut self, side: &mut S) {
         let spent = std::mem::take(&mut self.was_spent) || self.is_spent();
-        let holders = self.forwards().filter(|f| !f.is_clear()).count().max(1);
-        let share = self.held / holders;
-        let (now, limit) = (self.now, self.limits.stream_stall_timeout);
-        let mut stuck = Vec::new();
-        for (index, forward) in &mut self.forwards {
-            if !spent || forward.is_clear() || forward.charge() < share {
-                forward.stall = None;
-                continue;
-            }
-            let fresh = StallMark { since: now, sent: forward.sent };
-            let mark = forward.stall.get_or_insert(fresh);
-            if forward.sent - mark.sent >= STALL_PROGRESS {
-                *mark = fresh;
-            } else if now.saturating_duration_since(mark.since) >= limit {
-                stuck.push(index);
-            }
-        }
-        for index in stuck {
+        for index in stuck(&mut self.forwards, self.held, spent, self.now, &self.limits) {
             side.on_stuck(self, index);
         }
     }
