@@ -96,10 +96,14 @@ const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         probe: "websocket empty subprotocol list (none requested)",
-        reason: "channel WebSockets are not served, so that only the tunnel can be meant",
-        status: 403,
-        headers: &[PLAIN, NOSNIFF],
-        body: "unable to upgrade: this server speaks the WebSocket subprotocol SPDY/3.1+portforward.k8s.io\n",
+        reason: "who asks for no subprotocol is answered none, rather than one without a name",
+        status: 101,
+        headers: &[
+            ("upgrade", "websocket"),
+            ("connection", "Upgrade"),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ],
+        body: "",
     },
 ];
 
@@ -159,6 +163,10 @@ async fn every_recorded_request_is_answered_as_recorded_or_differs_for_a_reason(
         check_probe(&probe, &seen);
         match &*probe.title {
             "HTTP/1.0 upgrade" => assert_eq!(raw.rest().await, ""),
+            // Its token names no ports, so the session ends at once: a close frame of code 1000.
+            title if title.starts_with("websocket empty") => {
+                assert_eq!(raw.rest().await, String::from_utf8_lossy(b"\x88\x02\x03\xe8"));
+            }
             title => raw.expect_open(title).await,
         }
     }

@@ -4,6 +4,7 @@
 pub mod frames;
 pub mod raw;
 pub mod watch;
+pub mod ws;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use spdy::{Connection, Event, Role};
 use streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,13 @@ impl<D: Dial> Host<D> {
 
     pub fn url(&self) -> String {
         self.server.url(&format!("http://{}", self.address), "sandbox0123", &[]).unwrap()
+    }
+
+    /// A fresh token for a channel WebSocket.
+    pub fn token_for(&self, ports: &[u16]) -> String {
+        let ports: Vec<i32> = ports.iter().copied().map(i32::from).collect();
+        let url = self.server.url("http://a", "sandbox0123", &ports).unwrap();
+        url.rsplit_once('/').unwrap().1.to_owned()
     }
 
     /// A fresh token alone.
@@ -269,7 +277,7 @@ impl Peer {
     }
 }
 
-pub async fn read_head(socket: &mut TcpStream) -> String {
+pub async fn read_head<S: AsyncRead + Unpin>(socket: &mut S) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await.unwrap());
