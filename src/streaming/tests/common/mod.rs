@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use spdy::{Connection, Event, Role};
 use streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -111,8 +111,8 @@ pub enum Seen {
 }
 
 /// A client that speaks frames.
-pub struct Peer {
-    pub socket: TcpStream,
+pub struct Peer<S = TcpStream> {
+    pub socket: S,
     pub spdy: Connection,
     seen: VecDeque<Seen>,
     requests: u32,
@@ -141,9 +141,11 @@ impl Peer {
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         Self::over(socket, Connection::new(Role::Client, spdy::Config::default()))
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// A peer whose session has been begun by other means.
-    pub fn over(socket: TcpStream, spdy: Connection) -> Self {
+    pub fn over(socket: S, spdy: Connection) -> Self {
         Self { socket, spdy, seen: VecDeque::new(), requests: 0 }
     }
 
