@@ -131,7 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
                 return Poll::Ready(why);
             }
         }
-        if self.socket.poll_close(cx).is_pending() && self.timer.as_mut().poll(cx).is_pending() {
+        if !self.is_due()
+            && self.socket.poll_close(cx).is_pending()
+            && self.timer.as_mut().poll(cx).is_pending()
+        {
             return Poll::Pending;
         }
         Poll::Ready(self.closing.take().unwrap_or(Ended::ClientClosed))
@@ -142,6 +145,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
         self.ready.register(cx.waker());
         self.now = Instant::now();
         self.orders.poll(cx)?;
+        if self.is_due() {
+            self.on_timer()?;
+        }
         loop {
             let mut moved = self.recv(cx)?;
             moved |= self.serve(cx)?;
@@ -368,10 +374,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             return Ok(false);
         }
         self.now = Instant::now();
+        self.on_timer()?;
+        Ok(true)
+    }
+
+    /// By the clock: polled, the timer of a session that spends tokio's budget every time never fires.
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.timer.deadline()
+    }
+
+    fn on_timer(&mut self) -> Result<(), Ended> {
         self.on_tick()?;
         let idle = self.last_data + self.setup.limits.idle_timeout;
         self.timer.as_mut().reset(idle.max(self.now + self.tick));
-        Ok(true)
+        Ok(())
     }
 
     fn on_tick(&mut self) -> Result<(), Ended> {
