@@ -72,6 +72,23 @@ pub(crate) struct Streaming {
     pub(crate) allow_non_loopback: bool,
     /// How a failed connection is told to the client.
     pub(crate) errors: Errors,
+    /// Whether web pages may open WebSockets.
+    pub(crate) allow_origin: bool,
+    /// TLS, if it is wanted.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// `[streaming.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// The certificate.
+    pub(crate) cert: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
+    /// Who signs clients' certificates, if they need one.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// `[streaming] errors`.
@@ -298,12 +315,22 @@ impl Config {
     }
 
     /// The streaming server's part.
-    pub(crate) fn streaming_server(&self) -> streaming::Config {
+    ///
+    /// # Errors
+    /// When the files for TLS are no good.
+    pub(crate) fn streaming_server(&self) -> Result<streaming::Config, streaming::TlsError> {
         let errors = match self.streaming.errors {
             Errors::Reset => streaming::ErrorStyle::Reset,
             Errors::Text => streaming::ErrorStyle::Text,
         };
-        streaming::Config { errors, limits: (&self.limits).into() }
+        let tls = match self.streaming.tls.clone() {
+            Some(Tls { cert, key, client_ca }) => {
+                Some(streaming::Tls::load(streaming::TlsFiles { cert, key, client_ca })?)
+            }
+            None => None,
+        };
+        let allow_origin = self.streaming.allow_origin;
+        Ok(streaming::Config { errors, allow_origin, tls, limits: (&self.limits).into() })
     }
 }
 
@@ -355,6 +382,8 @@ impl Default for Streaming {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             allow_non_loopback: false,
             errors: Errors::Reset,
+            allow_origin: false,
+            tls: None,
         }
     }
 }

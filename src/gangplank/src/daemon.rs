@@ -28,6 +28,9 @@ pub(crate) enum DaemonError {
     /// Its configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The files for TLS are no good.
+    #[error("streaming.tls: {0}")]
+    Tls(#[from] streaming::TlsError),
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -90,7 +93,7 @@ impl Daemon {
     /// When an address is in use or the system refuses something.
     pub(crate) async fn start(config: &Config) -> Result<Self, DaemonError> {
         let pods = Arc::new(registry(config));
-        let settings = config.streaming_server();
+        let settings = config.streaming_server()?;
         let runtime = config.cri.upstream.clone().map(Runtime::new);
         let dialer = Dialer::new(Arc::clone(&pods), settings.limits.dial_timeout)?.asking(runtime.clone());
         let streaming = Server::new(settings, dialer);
@@ -103,7 +106,8 @@ impl Daemon {
         };
         let socket = UnixSocket::bind(config.cri.listen.path(), config.cri.socket_mode.0)?;
 
-        let mut cri = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base(bound));
+        let base = base(bound, config.streaming.tls.is_some());
+        let mut cri = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {
             let follower = cri::Follower::new(runtime, Arc::clone(&pods), config.rules(), streaming.clone());
             fronts.spawn(follower.clone().follow(stop.clone()));
@@ -180,23 +184,25 @@ fn registry(config: &Config) -> Registry {
 
 /// The beginning of the streaming server's URLs. Who gets one is on this machine, so a server that listens on
 /// all addresses is named by a loopback address.
-fn base(bound: SocketAddr) -> String {
+fn base(bound: SocketAddr, tls: bool) -> String {
     let ip = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, bound.port()))
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn urls_have_a_host_that_can_be_dialled() {
-        let base = |bound: &str| super::base(bound.parse().unwrap());
+        let base = |bound: &str| super::base(bound.parse().unwrap(), false);
         assert_eq!(base("127.0.0.1:80"), "http://127.0.0.1:80");
         assert_eq!(base("0.0.0.0:80"), "http://127.0.0.1:80");
         assert_eq!(base("[::]:80"), "http://[::1]:80");
         assert_eq!(base("10.1.2.3:80"), "http://10.1.2.3:80");
+        assert_eq!(super::base("127.0.0.1:80".parse().unwrap(), true), "https://127.0.0.1:80");
     }
 }

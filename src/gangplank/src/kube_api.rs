@@ -8,6 +8,8 @@ mod accept;
 mod answer;
 mod discovery;
 mod objects;
+mod origin;
+mod ports;
 mod route;
 mod selector;
 
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -101,13 +103,14 @@ impl Front {
     }
 
     fn try_answer(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        if request.headers().contains_key(header::ORIGIN) {
+        if !origin::is_own(request.headers()) {
             return Err(Refusal::browser());
         }
         match Route::of(request.method(), request.uri().path())? {
             Route::PortForward { namespace, name } => {
                 let sandbox = Arc::clone(&self.pod(namespace, name)?.id);
-                Ok(self.streaming.port_forward(request, sandbox))
+                let ports = ports::of_query(request.uri().query().unwrap_or_default())?;
+                Ok(self.streaming.port_forward(request, sandbox, ports))
             }
             Route::Document(document) => Ok(discovery::answer(document)),
             Route::Objects(wanted) => objects::answer(&self.pods, wanted, &request),

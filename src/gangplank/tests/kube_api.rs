@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 
-use common::{Daemon, connect, here, not_running};
+use common::{Daemon, connect, echo, here, not_running};
 use serde_json::Value;
 
 /// Sends one request; the status and the body.
@@ -71,6 +71,7 @@ fn refusals_are_status_objects() {
         ("GET", "/api/v1/pods", "Accept: application/yaml\r\n", 406, "NotAcceptable"),
         ("GET", "/api/v1/pods?labelSelector=a+in+(b)", "", 400, "BadRequest"),
         ("GET", "/api/v1/pods", "Origin: http://evil.example\r\n", 403, "Forbidden"),
+        ("GET", "/api/v1/namespaces/default/pods/demo/portforward?ports=http", "", 400, "BadRequest"),
     ] {
         let (status, body) = ask(&daemon, method, path, headers);
         let body: Value = serde_json::from_str(&body).expect(&body);
@@ -104,4 +105,45 @@ fn spdy_is_upgraded_by_get_and_post() {
         assert_eq!(opened["sandbox"], "abc");
         assert_eq!(opened["client"], stream.local_addr().unwrap().to_string());
     }
+}
+
+/// Asks for a channel WebSocket as Python's client does; the connection and the answer's head.
+fn open_channels(daemon: &Daemon, ports: &str, origin: &str) -> (std::net::TcpStream, String) {
+    let mut stream = connect(daemon.kube_api);
+    let request = format!(
+        "GET /api/v1/namespaces/default/pods/demo/portforward?ports={ports} HTTP/1.1\r\nHost: {}\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: {origin}\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         sec-websocket-protocol: v4.channel.k8s.io\r\n\r\n",
+        daemon.kube_api
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
+
+#[test]
+fn a_channel_websocket_has_the_ports_of_its_query() {
+    let (one, two) = (echo(), echo());
+    let daemon = daemon();
+    let own = format!("http://{}", daemon.kube_api);
+    let (mut stream, head) = open_channels(&daemon, &format!("{one},{two}"), &own);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.to_lowercase().contains("sec-websocket-protocol: v4.channel.k8s.io\r\n"), "{head}");
+    let mut announced = [0; 20];
+    stream.read_exact(&mut announced).unwrap();
+    let ([a, b], [c, d]) = (one.to_le_bytes(), two.to_le_bytes());
+    assert_eq!(announced, [130, 3, 0, a, b, 130, 3, 1, a, b, 130, 3, 2, c, d, 130, 3, 3, c, d]);
+    // To the second port, masked with zeros; and back.
+    stream.write_all(b"\x82\x86\0\0\0\0\x02hello").unwrap();
+    let mut echoed = [0; 8];
+    stream.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"\x82\x06\x02hello");
+    let (_, head) = open_channels(&daemon, "80", "http://evil.example");
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
 }

@@ -47,6 +47,7 @@ fn the_sample_loads_as_it_is_and_changes_nothing() {
 fn the_sample_states_the_defaults() {
     let mut config = load(&sample_uncommented()).unwrap();
     assert!(config.kube_api.take().is_some());
+    assert!(config.streaming.tls.take().is_some());
     assert_eq!(config.pod.drain(..).count(), 1);
     assert_eq!(config.runtime.drain(..).count(), 1);
     assert!(config.cri.upstream.take().is_some());
@@ -67,14 +68,22 @@ fn the_sample_has_every_key() {
 #[test]
 fn limits_reach_the_streaming_server() {
     let config = load(
-        "[streaming]\nerrors = \"text\"\n[limits]\nstreams = 4\nlinger = \"7s\"\nrequest_head = \"1KiB\"",
+        "[streaming]\nerrors = \"text\"\nallow_origin = true\n[limits]\nstreams = 4\nlinger = \"7s\"\nrequest_head = \"1KiB\"",
     );
-    let streaming = config.unwrap().streaming_server();
+    let streaming = config.unwrap().streaming_server().unwrap();
+    assert!(streaming.allow_origin);
     assert_eq!(streaming.errors, streaming::ErrorStyle::Text);
     assert_eq!(streaming.limits.streams, 4);
     assert_eq!(streaming.limits.linger.as_secs(), 7);
     assert_eq!(streaming.limits.request_head, 1024);
-    assert_eq!(Config::default().streaming_server().limits, streaming::Limits::default());
+    assert_eq!(Config::default().streaming_server().unwrap().limits, streaming::Limits::default());
+}
+
+#[test]
+fn files_for_tls_that_are_not_there_are_named() {
+    let config = load("[streaming.tls]\ncert = \"/nowhere/cert.pem\"\nkey = \"/nowhere/key.pem\"");
+    let error = config.unwrap().streaming_server().unwrap_err().to_string();
+    assert!(error.contains("/nowhere/cert.pem"), "{error}");
 }
 
 #[test]
@@ -104,6 +113,7 @@ fn wrong_values_are_named_with_what_was_expected() {
         ("[streaming]\nlisten = \"localhost:0\"", "x.toml:2: streaming.listen: ", "127.0.0.1:8001"),
         ("[streaming]\nerrors = 1", "x.toml:2: streaming.errors: ", "string"),
         ("[kube_api]\n", "x.toml:1: kube_api: missing field `listen`", ""),
+        ("[streaming.tls]\ncert = \"x\"", "x.toml:1: streaming.tls: missing field `key`", ""),
     ] {
         let complaint = complaint(text);
         assert!(complaint.starts_with(start), "{complaint}");

@@ -57,11 +57,17 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// A web page must not reach pods by way of its visitor's machine. Browsers name the page; kubectl and
-    /// other programs name none.
+    /// A web page must not reach pods by way of its visitor's machine.
     pub(super) fn browser() -> Self {
         let message = "gangplank does not answer web pages, which could reach every pod; use kubectl";
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
+    /// A port is not one.
+    pub(super) fn bad_port(port: &str) -> Self {
+        let message =
+            format!("unable to parse {port:?} as a port: write ports=80,443 with numbers from 1 to 65535");
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
     /// None of the wanted media types is served.
