@@ -129,10 +129,10 @@ async fn fragments_are_joined_even_around_a_ping() {
 }
 
 #[tokio::test]
-async fn a_message_of_a_mebibyte_is_taken_and_a_longer_one_is_not() {
+async fn a_message_with_a_mebibyte_is_taken_and_a_longer_one_is_not() {
     let host = Host::start().await;
     let ws = Ws::connect(&host, &[echo_pod().await]).await;
-    let sent = pattern((1 << 20) - 1);
+    let sent = pattern(1 << 20); // what Python's client sends at once
     let message = frame(true, 2, &[&[0], &sent[..]].concat());
     let (mut from, mut to) = ws.socket.into_split();
     let writing = tokio::spawn(async move {
@@ -152,7 +152,7 @@ async fn a_message_of_a_mebibyte_is_taken_and_a_longer_one_is_not() {
     assert!(echoed == sent);
     let mut ws = Ws { socket: from.reunite(writing.await.unwrap()).unwrap(), bytes };
     // All of it is sent, and what the server does not read must not cost the client the reason.
-    let too_long = frame(true, 2, &vec![0; (1 << 20) + 1]);
+    let too_long = frame(true, 2, &vec![0; (1 << 20) + 2]);
     ws.socket.write_all(&too_long).await.unwrap();
     ws.expect_close(1009).await;
     host.expect_no_session().await;
@@ -264,22 +264,48 @@ async fn a_connection_that_fails_is_told() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_aborts_its_pods() {
+async fn a_client_that_closes_ends_its_pods_in_order_when_they_have_all() {
     let host = Host::start().await;
-    for close in [true, false] {
-        let (port, go, counted) = lazy_pod().await;
-        let mut ws = Ws::connect(&host, &[port]).await;
-        ws.send(0, b"hello").await;
-        host.expect_sessions(1).await;
-        if close {
-            ws.close(1001).await;
-            assert_eq!(ws.next().await, Message::Close(1001));
-        }
-        drop(ws);
-        host.expect_no_session().await;
-        go.send(()).unwrap();
-        assert_eq!(counted.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let (port, go, counted) = lazy_pod().await;
+    let mut ws = Ws::connect(&host, &[port, NEVER_ANSWERS]).await;
+    let sent = pattern(6 << 20);
+    for piece in sent.chunks(64 << 10) {
+        ws.send(0, piece).await;
     }
+    ws.close(1001).await;
+    assert_eq!(ws.next().await, Message::Close(1001));
+    assert_eq!(host.server.stats().sessions_open, 1, "the pod has not taken it all");
+    go.send(()).unwrap();
+    assert_eq!(counted.await.unwrap().unwrap(), sent.len());
+    host.expect_no_session().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_takes_nothing_after_the_close_is_aborted_in_time() {
+    let limits = Limits { linger: Duration::from_millis(300), ..Limits::default() };
+    let host = Host::with(limited(limits)).await;
+    let (port, go, counted) = lazy_pod().await;
+    let mut ws = Ws::connect(&host, &[port]).await;
+    for piece in pattern(8 << 20).chunks(64 << 10) {
+        ws.send(0, piece).await;
+    }
+    ws.close(1000).await;
+    host.expect_no_session().await;
+    go.send(()).unwrap();
+    assert_eq!(counted.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_aborts_its_pods() {
+    let host = Host::start().await;
+    let (port, go, counted) = lazy_pod().await;
+    let mut ws = Ws::connect(&host, &[port]).await;
+    ws.send(0, b"hello").await;
+    host.expect_sessions(1).await;
+    drop(ws);
+    host.expect_no_session().await;
+    go.send(()).unwrap();
+    assert_eq!(counted.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -16,6 +16,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use data_encoding::BASE64;
 use tokio_tungstenite::tungstenite::Message;
 
+/// Most payload of a client's message. Python's client reads so much at once and sends all of it; it waits whole
+/// in memory.
+const MAX_PAYLOAD: usize = 1 << 20;
+
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
@@ -35,7 +39,15 @@ impl Encoding {
         }
     }
 
-    /// Most payload of one message, so that none is longer than 32 KiB and its channel.
+    /// Longest message that is taken from a client.
+    pub(super) fn max_message(self) -> usize {
+        match self {
+            Self::Binary => 1 + MAX_PAYLOAD,
+            Self::Base64 => 1 + BASE64.encode_len(MAX_PAYLOAD),
+        }
+    }
+
+    /// Most payload of one message of ours, so that none is longer than 32 KiB and its channel.
     pub(super) fn max_payload(self) -> usize {
         match self {
             Self::Binary => 32 << 10,

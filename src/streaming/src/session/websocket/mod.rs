@@ -8,7 +8,8 @@
 //!
 //! There are no streams to open, reset or half-close. A port ends with its pod's end, when what the client sent
 //! before has been delivered too; the client sees no end but the whole session's. A port that fails ends with a
-//! text on its error channel, which costs the other ports nothing.
+//! text on its error channel, which costs the other ports nothing. A client that closes ends all its pods'
+//! connections in order, since it has no other way to; one that vanishes aborts them.
 //!
 //! Back-pressure is that of the other sessions: a connection is read only when the client has taken everything;
 //! while the session's budget is spent, the client is not read, and a port that holds its share of it without
@@ -53,7 +54,7 @@ impl<D: Dial> ServerSession<D> {
         ports: &[u16],
         orders: oneshot::Receiver<Order>,
     ) -> (Ended, Totals, Vec<u16>) {
-        let socket = Socket::new(stream, early).await;
+        let socket = Socket::new(stream, early, encoding.max_message()).await;
         let mut session = WebSocketSession::new(self, socket, encoding, Orders(Some(orders)));
         session.start(ports);
         let ended = poll_fn(|cx| session.poll(cx)).await;
@@ -131,12 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
                 return Poll::Ready(why);
             }
         }
-        if !self.is_due()
-            && self.socket.poll_close(cx).is_pending()
-            && self.timer.as_mut().poll(cx).is_pending()
-        {
+        let is_over = self.socket.poll_close(cx).is_ready() & self.poll_deliver(cx).is_ready();
+        if !is_over && !self.is_due() && self.timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
+        self.abort_all();
         Poll::Ready(self.closing.take().unwrap_or(Ended::ClientClosed))
     }
 
@@ -188,17 +188,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
                 self.socket.queue(self.encoding.error(index, &text));
             }
         }
-        let indices: Vec<_> = self.forwards.iter().map(|(index, _)| index).collect();
-        indices.into_iter().for_each(|index| self.abort(index));
+        let limit = if let Ended::ClientWentAway = why {
+            self.finish_all();
+            self.setup.limits.linger
+        } else {
+            self.abort_all();
+            CLOSE_LIMIT
+        };
         if !why.is_polite() {
             return Some(why);
         }
         if !self.is_over {
             self.queue_close(&why);
         }
-        self.timer.as_mut().reset(Instant::now() + CLOSE_LIMIT);
+        self.timer.as_mut().reset(Instant::now() + limit);
         self.closing = Some(why);
         None
+    }
+
+    /// A client that closes has said all: its pods get that, and then their end.
+    fn finish_all(&mut self) {
+        self.forwards.retain(|_, forward| forward.is_open() || !forward.is_clear());
+        for (_, forward) in &mut self.forwards {
+            forward.finish();
+            forward.slot.queue();
+        }
+    }
+
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ready.register(cx.waker());
+        let mut turn = VecDeque::new();
+        self.ready.take(&mut turn);
+        for index in turn {
+            self.connect(index);
+            self.drive_up(index);
+            if self.forwards.get(index).is_some_and(Forward::up_is_over) {
+                self.remove(index);
+            }
+        }
+        if self.forwards.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn abort_all(&mut self) {
+        let indices: Vec<_> = self.forwards.iter().map(|(index, _)| index).collect();
+        indices.into_iter().for_each(|index| self.abort(index));
     }
 }
 
@@ -265,7 +298,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
     }
 
     fn drive(&mut self, cx: &mut Context<'_>, index: usize) -> Result<(), Ended> {
-        let Some(forward) = self.forwards.get_mut(index) else { return Ok(()) };
+        self.connect(index);
+        self.drive_up(index);
+        self.pull_down(cx, index)?;
+        self.settle(index);
+        Ok(())
+    }
+
+    /// Takes what came of a dial, if one was under way.
+    fn connect(&mut self, index: usize) {
+        let Some(forward) = self.forwards.get_mut(index) else { return };
         forward.slot.taken();
         match forward.poll_dial() {
             Poll::Pending => {}
@@ -276,18 +318,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             Poll::Ready(Err(e)) => {
                 self.setup.dial_failed(forward.port, &e);
                 self.fail(index, &e.cause);
-                return Ok(());
             }
         }
+    }
+
+    /// Moves what waits for a pod.
+    fn drive_up(&mut self, index: usize) {
+        let Some(forward) = self.forwards.get_mut(index) else { return };
         let (charge, sent) = (forward.charge(), forward.sent);
         forward.drive_up();
         self.held = self.held + forward.charge() - charge;
         if forward.sent > sent && forward.lingers.is_some() {
             forward.lingers = Some(self.now);
         }
-        self.pull_down(cx, index)?;
-        self.settle(index);
-        Ok(())
     }
 
     fn pull_down(&mut self, cx: &mut Context<'_>, index: usize) -> Result<(), Ended> {

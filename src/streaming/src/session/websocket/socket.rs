@@ -18,9 +18,6 @@ use super::metered::Metered;
 use crate::session::Ended;
 use crate::session::scratch::Scratch;
 
-/// Longest message that is taken, its channel included. Clients send what they have read, tens of KiB.
-const MAX_MESSAGE: usize = 1 << 20;
-
 /// Buffers of the WebSocket; its defaults would cost 290 KiB a session.
 const BUFFER: usize = 16 << 10;
 
@@ -38,14 +35,15 @@ pub(super) struct Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// Takes over an upgraded connection; `early` are bytes that came with the request.
-    pub(super) async fn new(stream: S, early: Bytes) -> Self {
+    /// Takes over an upgraded connection; `early` are bytes that came with the request. Messages may be
+    /// `max_message` bytes long.
+    pub(super) async fn new(stream: S, early: Bytes, max_message: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(MAX_WRITE)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
         let stream = Metered::new(stream);
         let socket =
             WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await;
