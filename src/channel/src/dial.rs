@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Open, Opened, Opening, Opens};
-use crate::{Channel, Endpoint};
+use crate::{Channel, Datagrams, Endpoint};
 
 pub use error::{DialError, DialErrorKind};
 
@@ -36,6 +36,19 @@ const WAY: Duration = Duration::from_secs(3);
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError> {
+    reach(endpoint, open).await.map(Channel::new)
+}
+
+/// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams, DialError> {
+    reach(endpoint, open).await.map(Datagrams::new)
+}
+
+/// A connection on which OPENED has just been read, and nothing after it.
+async fn reach(endpoint: &Endpoint, open: Open) -> Result<Descriptor, DialError> {
     let deadline = Instant::now() + open.timeout() + WAY;
     let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
     let descriptor = match endpoint {
@@ -47,7 +60,7 @@ pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError>
     };
     let opened = within(deadline, endpoint, "the relay's answer", ask(&descriptor, endpoint, &open)).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(Channel::new(descriptor)),
+        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(descriptor),
         kind => Err(failed(endpoint, &open, kind, &opened)),
     }
 }

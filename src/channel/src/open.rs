@@ -56,6 +56,22 @@ impl Open {
         }
     }
 
+    /// Asks for datagrams to and from `address`, written as for [`tcp`](Self::tcp). `localhost` and no host mean
+    /// 127.0.0.1 here: nothing tells whether anybody listens.
+    pub fn udp(address: impl Into<String>, timeout: Duration) -> Self {
+        Self { network: Network::Udp.into(), ..Self::tcp(address, timeout) }
+    }
+
+    /// Asks for a connection to the Unix socket at `path`.
+    pub fn unix(path: impl Into<String>, timeout: Duration) -> Self {
+        Self { network: Network::Unix.into(), ..Self::tcp(path, timeout) }
+    }
+
+    /// The same, in the namespaces of a container.
+    pub fn in_container(self, container: impl Into<String>) -> Self {
+        Self { container: container.into(), ..self }
+    }
+
     /// How long the relay may try.
     pub fn timeout(&self) -> Duration {
         match self.timeout_ms {

@@ -45,8 +45,10 @@ fn says_what_it_can_do() {
 fn a_wrong_command_line_is_told() {
     for (arguments, part) in [
         (&[][..], "give --listen"),
-        (&["--listen"], "--listen needs an address"),
+        (&["--listen"], "--listen needs a value"),
         (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
+        (&["--allow", "80"], "--allow: `80` is no pattern"),
+        (&["--namespace", "/run/netns"], "no absolute path with {id}"),
         (&["--port=80"], "`--port=80` is no option"),
         (&["--listen=unix:///nowhere/relay.sock"], "cannot listen at unix:///nowhere/relay.sock"),
     ] {
