@@ -25,6 +25,6 @@ pub use open::{Network, Open, Opened};
 pub use crate::{
     channel::Channel,
     datagrams::Datagrams,
-    dial::{DialError, DialErrorKind, dial, dial_datagrams},
+    dial::{DialError, DialErrorKind, Listening, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
 };

@@ -45,7 +45,7 @@ pub(crate) fn addresses(open: &Open, rules: &[Rule]) -> Result<Vec<Address>, Ope
         Ok(Network::Tcp) => sockets(&open.address)?.into_iter().map(Address::Tcp).collect(),
         Ok(Network::Udp) => sockets(&open.address)?.into_iter().map(Address::Udp).collect(),
         Ok(Network::Unix) => vec![Address::Unix(path(&open.address)?)],
-        Ok(Network::Unspecified) | Err(_) => {
+        Ok(Network::Unspecified | Network::Listening) | Err(_) => {
             let text = format!("the request names no network that this relay knows ({})", open.network);
             return Err(Opened::failed(Kind::Invalid, 0, &text));
         }

@@ -15,7 +15,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use channel::frame::MAX_OPENING;
-use channel::open::{Kind, Open, Opened, Opening, OpeningError, Opens};
+use channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
@@ -23,6 +23,7 @@ use crate::address;
 use crate::dialling::{Dialling, Progress};
 use crate::exchange::Exchange;
 use crate::leftover::Leftover;
+use crate::listening;
 use crate::moving::{End, Moving};
 use crate::place::Place;
 use crate::relay::{Config, Token};
@@ -179,7 +180,7 @@ impl Connection {
             }
             State::Dialling(dialling) => {
                 let opened = dialling.timed_out();
-                self.refuse(&opened, turn);
+                self.answer(&opened, turn);
                 Verdict::More
             }
             State::Exchanging(_) => {
@@ -194,7 +195,7 @@ impl Connection {
     pub(crate) fn refuse_busy(&mut self, turn: &mut Turn<'_>) {
         let most = turn.config.connections;
         let text = format!("the relay has {most} connections, as many as it may; close some and try again");
-        self.refuse(&Opened::failed(Kind::Busy, 0, &text), turn);
+        self.answer(&Opened::failed(Kind::Busy, 0, &text), turn);
     }
 
     /// Ends everything because the relay ends: the pod gets a RST, the host a RESET if it can be told.
@@ -227,7 +228,7 @@ impl Connection {
                         OpeningError::Version(_) => Kind::Version,
                         _ => Kind::Invalid,
                     };
-                    self.refuse(&Opened::failed(kind, 0, &error.to_string()), turn);
+                    self.answer(&Opened::failed(kind, 0, &error.to_string()), turn);
                     return None;
                 }
             }
@@ -235,8 +236,12 @@ impl Connection {
     }
 
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
-        let addresses = address::addresses(open, &turn.config.rules);
         let place = || Place::find(&open.container, &turn.config.containers);
+        if open.network() == Network::Listening {
+            let opened = place().map_or_else(|opened| opened, |place| listening::answer(&place));
+            return self.answer(&opened, turn);
+        }
+        let addresses = address::addresses(open, &turn.config.rules);
         match addresses.and_then(|addresses| Ok((addresses, place()?))) {
             Ok((addresses, place)) => {
                 self.state = State::Dialling(Dialling::new(addresses, place));
@@ -245,7 +250,7 @@ impl Connection {
             }
             Err(opened) => {
                 turn.log(format_args!("a dial of {} was refused: {}", open.address, opened.text));
-                self.refuse(&opened, turn);
+                self.answer(&opened, turn);
             }
         }
     }
@@ -273,20 +278,20 @@ impl Connection {
                     && let Err(error) = turn.watch_pod(pod)
                 {
                     let opened = dialling.failed(error);
-                    self.refuse(&opened, turn);
+                    self.answer(&opened, turn);
                 }
             }
             Progress::Connected { pod, is_known, is_of_datagrams } => {
                 self.connected(pod, is_known, is_of_datagrams, turn);
             }
-            Progress::Failed(opened) => self.refuse(&opened, turn),
+            Progress::Failed(opened) => self.answer(&opened, turn),
         }
     }
 
     fn connected(&mut self, pod: Side, is_known: bool, is_of_datagrams: bool, turn: &mut Turn<'_>) {
         if !is_known && let Err(error) = turn.watch_pod(&pod) {
             let text = format!("the relay cannot watch another connection ({error})");
-            return self.refuse(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
+            return self.answer(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
         }
         if is_of_datagrams {
             self.state = State::Exchanging(Exchange::new(pod));
@@ -299,7 +304,8 @@ impl Connection {
         let _ = self.to_host.send(&mut self.host, &Opened::connected().opening());
     }
 
-    fn refuse(&mut self, opened: &Opened, turn: &Turn<'_>) {
+    /// Says this and nothing more.
+    fn answer(&mut self, opened: &Opened, turn: &Turn<'_>) {
         let _ = self.to_host.send(&mut self.host, &opened.opening());
         self.linger(turn);
     }

@@ -23,6 +23,7 @@ mod dialling;
 mod exchange;
 mod leftover;
 mod listen;
+mod listening;
 mod moving;
 mod place;
 mod policy;

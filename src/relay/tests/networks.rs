@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use channel::{DialErrorKind, Open, dial, dial_datagrams};
+use channel::{DialErrorKind, Open, dial, dial_datagrams, ports};
 use common::*;
 use relay::{Config, Containers, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -267,4 +267,27 @@ async fn a_container_is_found_by_the_cgroup_of_its_process() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_relay_tells_what_listens_in_each_namespace() {
+    let (port, udp) = (pod(echo).await, udp_echo().await);
+    let inside = unused_port().await;
+    let container = Container::start("one", inside);
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(container.namespace(), folder.path().join("c1")).unwrap();
+    let path = Some(format!("{}/{{id}}", folder.path().display()));
+    let containers = Containers { path, by_cgroup: false };
+    let guest = Guest::start_with(Config { containers, ..Config::default() });
+
+    let here: Vec<_> = ports(&guest.endpoint(), "").await.unwrap().iter().map(ToString::to_string).collect();
+    for expected in [format!("tcp:127.0.0.1:{port}"), format!("udp:127.0.0.1:{udp}")] {
+        assert!(here.contains(&expected), "{expected} is not among {here:?}");
+    }
+    let there: Vec<_> =
+        ports(&guest.endpoint(), "c1").await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(there, [format!("tcp:127.0.0.1:{inside}")]);
+
+    let error = ports(&guest.endpoint(), "c2").await.unwrap_err();
+    assert!(error.cause.contains("could not tell what listens") && error.cause.contains("`c2`"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +25,13 @@ fn wait_until(mut done: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(60), "this hangs");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Says something to which there is an answer, and waits for that: the relay runs by then.
+fn is_answered(stream: &mut UnixStream) {
+    stream.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
 }
 
 fn terminate(child: &Child) {
@@ -66,6 +73,7 @@ fn listens_at_several_places_and_ends_at_sigterm() {
     let mut child = relay(&listen.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
     for path in &paths {
         wait_until(|| UnixStream::connect(path).is_ok());
+        is_answered(&mut UnixStream::connect(path).unwrap());
     }
     terminate(&child);
     assert!(child.wait().unwrap().success());
@@ -99,10 +107,7 @@ fn without_descriptors_it_waits_quietly_and_goes_on_when_there_are_some() {
     // Those that are served close, then those that waited are: the last one gets an answer.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
-    use std::io::Write;
-    last.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
-    last.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    last.read_exact(&mut [0; 12]).unwrap();
+    is_answered(&mut last);
 
     terminate(&child);
     assert!(child.wait().unwrap().success());
