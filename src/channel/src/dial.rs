@@ -6,6 +6,7 @@
 
 mod error;
 mod hybrid;
+mod listening;
 mod transport;
 
 use std::future::Future;
@@ -18,14 +19,18 @@ use tokio::io::Interest;
 use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
-use crate::open::{Kind, Open, Opened, Opening, Opens};
-use crate::{Channel, Endpoint};
+use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
+use crate::{Channel, Datagrams, Endpoint};
 
 pub use error::{DialError, DialErrorKind};
+pub use listening::Listening;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
 /// multiplexers give a connection request 2 s themselves.
 const WAY: Duration = Duration::from_secs(3);
+
+/// Time for the relay to look up what listens.
+const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// Reaches the relay at `endpoint` and lets it dial what `open` names.
 ///
@@ -36,6 +41,30 @@ const WAY: Duration = Duration::from_secs(3);
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError> {
+    reach(endpoint, open).await.map(|(descriptor, _)| Channel::new(descriptor))
+}
+
+/// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams, DialError> {
+    reach(endpoint, open).await.map(|(descriptor, _)| Datagrams::new(descriptor))
+}
+
+/// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 150 ports, TCP
+/// before UDP, lowest first.
+///
+/// # Errors
+/// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
+pub async fn ports(endpoint: &Endpoint, container: &str) -> Result<Vec<Listening>, DialError> {
+    let open = Open::listening(LOOK_UP).in_container(container);
+    let (_, opened) = reach(endpoint, open).await?;
+    Ok(opened.listening.iter().filter_map(Listening::from_message).collect())
+}
+
+/// A connection on which OPENED has just been read, and nothing after it.
+async fn reach(endpoint: &Endpoint, open: Open) -> Result<(Descriptor, Opened), DialError> {
     let deadline = Instant::now() + open.timeout() + WAY;
     let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
     let descriptor = match endpoint {
@@ -47,7 +76,7 @@ pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError>
     };
     let opened = within(deadline, endpoint, "the relay's answer", ask(&descriptor, endpoint, &open)).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(Channel::new(descriptor)),
+        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok((descriptor, opened)),
         kind => Err(failed(endpoint, &open, kind, &opened)),
     }
 }
@@ -107,7 +136,11 @@ fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> Dial
         Kind::Internal | Kind::Connected => DialErrorKind::Internal,
     };
     let text = if opened.text.is_empty() { "the relay gives no reason" } else { &opened.text };
-    DialError::new(kind, format!("{}: the relay at {endpoint} could not dial it: {text}", open.address))
+    let cause = match open.network() {
+        Network::Listening => format!("the relay at {endpoint} could not tell what listens: {text}"),
+        _ => format!("{}: the relay at {endpoint} could not dial it: {text}", open.address),
+    };
+    DialError::new(kind, cause)
 }
 
 /// Reads once; 0 is the end.

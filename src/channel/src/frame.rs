@@ -58,7 +58,8 @@ impl Kind {
     pub fn allows(self, len: usize) -> bool {
         match self {
             Self::Open | Self::Opened => len <= MAX_OPENING,
-            Self::Data => (1..=MAX_DATA).contains(&len),
+            // Empty ones are for datagrams alone, which is not known here.
+            Self::Data => len <= MAX_DATA,
             Self::Credit => len == CREDIT_LEN,
             Self::Fin | Self::FinAck => len == 0,
             Self::Reset => (ERRNO_LEN..=ERRNO_LEN + MAX_RESET_TEXT).contains(&len),

@@ -12,6 +12,8 @@ pub mod preamble;
 #[cfg(feature = "tokio")]
 mod channel;
 #[cfg(feature = "tokio")]
+mod datagrams;
+#[cfg(feature = "tokio")]
 mod dial;
 #[cfg(feature = "tokio")]
 mod endpoint;
@@ -22,6 +24,7 @@ pub use open::{Network, Open, Opened};
 #[cfg(feature = "tokio")]
 pub use crate::{
     channel::Channel,
-    dial::{DialError, DialErrorKind, dial},
+    datagrams::Datagrams,
+    dial::{DialError, DialErrorKind, Listening, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
 };

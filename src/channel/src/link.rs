@@ -16,11 +16,13 @@
 //! Credit counts DATA frames with their headers: some multiplexers stop a connection for good once 256 KiB are
 //! outstanding one way, and to them a header is a byte like any other.
 
+mod datagrams;
 mod parser;
 
 use std::ops::Range;
 
 use crate::frame::{self, HEADER_LEN, Kind, MAX_DATA};
+pub use datagrams::Piece;
 use parser::{Frame, Item, Parser};
 
 /// The credit of a direction, in bytes of DATA frames: three of the largest. Never more are outstanding.
@@ -61,6 +63,8 @@ pub struct Link {
     granted: u32,
     /// What was handed on and not yet granted anew.
     consumed: u32,
+    /// Each DATA frame is a datagram, which may be empty.
+    is_of_datagrams: bool,
     over: bool,
     reset: Option<Box<Reset>>,
 }
@@ -146,6 +150,7 @@ impl Link {
             frame_left: 0,
             granted: WINDOW,
             consumed: 0,
+            is_of_datagrams: false,
             over: false,
             reset: None,
         }
@@ -305,6 +310,9 @@ impl Link {
 
     /// The payload is charged as soon as it is announced; its header is gone at once and can be granted anew.
     fn apply_data(&mut self, len: u32) -> Result<(), Violation> {
+        if len == 0 && !self.is_of_datagrams {
+            return Err(Violation::Length { kind: Kind::Data, len: 0 });
+        }
         let charge = len + HEADER_LEN as u32;
         let left = self.granted.checked_sub(charge);
         self.granted = left.ok_or(Violation::BeyondCredit(charge.saturating_sub(self.granted)))?;
@@ -325,7 +333,7 @@ impl Link {
     /// A DATA frame of `len` bytes, at most [`sendable`](Self::sendable), was begun: at least one byte of its
     /// header is on the way.
     pub fn begin(&mut self, len: usize) {
-        debug_assert!(len > 0 && len <= self.sendable());
+        debug_assert!((len > 0 || self.is_of_datagrams) && len <= self.sendable());
         self.credit = self.credit.saturating_sub((HEADER_LEN + len) as u32);
         self.frame_left = len as u32;
     }

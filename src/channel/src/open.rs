@@ -14,7 +14,7 @@ use crate::preamble::{PREAMBLE_LEN, VERSION, Version};
 mod generated;
 
 pub use generated::opened::Kind;
-pub use generated::{Network, Open, Opened};
+pub use generated::{Listening, Network, Open, Opened};
 
 /// The time for a dial whose request does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,6 +56,27 @@ impl Open {
         }
     }
 
+    /// Asks for datagrams to and from `address`, written as for [`tcp`](Self::tcp). `localhost` and no host mean
+    /// 127.0.0.1 here: nothing tells whether anybody listens.
+    pub fn udp(address: impl Into<String>, timeout: Duration) -> Self {
+        Self { network: Network::Udp.into(), ..Self::tcp(address, timeout) }
+    }
+
+    /// Asks for a connection to the Unix socket at `path`.
+    pub fn unix(path: impl Into<String>, timeout: Duration) -> Self {
+        Self { network: Network::Unix.into(), ..Self::tcp(path, timeout) }
+    }
+
+    /// Asks what listens.
+    pub fn listening(timeout: Duration) -> Self {
+        Self { network: Network::Listening.into(), ..Self::tcp("", timeout) }
+    }
+
+    /// The same, in the namespaces of a container.
+    pub fn in_container(self, container: impl Into<String>) -> Self {
+        Self { container: container.into(), ..self }
+    }
+
     /// How long the relay may try.
     pub fn timeout(&self) -> Duration {
         match self.timeout_ms {
@@ -73,7 +94,7 @@ impl Opened {
 
     /// It was not. A text that would not fit is cut.
     pub fn failed(kind: Kind, errno: i32, text: &str) -> Self {
-        Self { kind: kind.into(), errno, text: frame::cut(text).to_owned() }
+        Self { kind: kind.into(), errno, text: frame::cut(text).to_owned(), ..Self::default() }
     }
 }
 
@@ -225,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_connected_answer_is_twelve_bytes() {
-        assert_eq!(Opened::connected().opening(), *b"GPCH\x01\x00\x00\x00\x02\x00\x00\x00");
+        assert_eq!(Opened::connected().opening(), *b"GPCH\x01\x01\x00\x00\x02\x00\x00\x00");
     }
 
     #[test]

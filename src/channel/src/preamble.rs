@@ -7,7 +7,7 @@ use std::fmt;
 pub const PREAMBLE_LEN: usize = 8;
 
 /// The version that this crate speaks.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 const MAGIC: [u8; 4] = *b"GPCH";
 
@@ -52,13 +52,13 @@ mod tests {
 
     #[test]
     fn goes_there_and_back() {
-        assert_eq!(VERSION.encode(), *b"GPCH\x01\x00\x00\x00");
+        assert_eq!(VERSION.encode(), *b"GPCH\x01\x01\x00\x00");
         assert_eq!(Version::decode(*b"GPCH\x02\x07\x00\x00"), Some(Version { major: 2, minor: 7 }));
     }
 
     #[test]
     fn reserved_bytes_are_ignored_and_other_magic_is_not() {
-        assert_eq!(Version::decode(*b"GPCH\x01\x00\xff\xff"), Some(VERSION));
+        assert_eq!(Version::decode(*b"GPCH\x01\x01\xff\xff"), Some(VERSION));
         assert_eq!(Version::decode(*b"HTTP/1.1"), None);
     }
 

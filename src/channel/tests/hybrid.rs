@@ -224,7 +224,7 @@ async fn every_kind_of_refusal_keeps_its_meaning() {
         let guest = Guest::start(move |host| answer(host, words.clone()));
         fails(&guest.endpoint(), kind, "for a reason").await;
     }
-    let unknown = Opened { kind: 99, errno: 0, text: String::new() }.opening();
+    let unknown = Opened { kind: 99, ..Opened::default() }.opening();
     let guest = Guest::start(move |host| answer(host, unknown.clone()));
     fails(&guest.endpoint(), DialErrorKind::Internal, "no reason").await;
 }

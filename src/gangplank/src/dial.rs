@@ -18,6 +18,12 @@ use self::namespace::Sockets;
 use crate::pods::{Endpoint, Obstacle, Pod, Registry, Route};
 use crate::runtime::{Runtime, network_namespace};
 
+/// How long a relay may take to say what listens, after a dial that was refused.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
+/// As many ports are named of those that listen.
+const MOST_PORTS: usize = 20;
+
 /// Reaches the ports of all pods in a registry. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
@@ -89,7 +95,31 @@ impl Dial for Dialer {
 
 async fn relay(endpoint: &channel::Endpoint, port: u16, limit: Duration) -> Result<PodConn, DialError> {
     let open = Open::tcp(format!("localhost:{port}"), limit);
-    channel::dial(endpoint, open).await.map(PodConn::Channel).map_err(from_channel)
+    match channel::dial(endpoint, open).await {
+        Ok(channel) => Ok(PodConn::Channel(channel)),
+        Err(error) if error.kind == channel::DialErrorKind::Refused => {
+            let cause = refusal(endpoint, port).await.unwrap_or(error.cause);
+            Err(DialError::new(DialErrorKind::Refused, cause))
+        }
+        Err(error) => Err(from_channel(error)),
+    }
+}
+
+/// What listens instead of the port that refused; none if the relay cannot tell in time.
+async fn refusal(endpoint: &channel::Endpoint, port: u16) -> Option<String> {
+    let listening = tokio::time::timeout(LOOK_UP, channel::ports(endpoint, "")).await.ok()?.ok()?;
+    let mut ports: Vec<_> =
+        listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
+    ports.dedup();
+    let more = if ports.len() > MOST_PORTS { " and more" } else { "" };
+    ports.truncate(MOST_PORTS);
+    let listening = match &ports[..] {
+        [] => "nothing does on any other port".to_owned(),
+        ports => {
+            format!("listening: {}{more}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
+        }
+    };
+    Some(format!("nothing listens on {port}; {listening}; says the relay at {endpoint}"))
 }
 
 fn unknown(sandbox: &str) -> DialError {
@@ -148,5 +178,30 @@ mod tests {
         assert_eq!(of(channel::DialErrorKind::RelayNotReady).kind, DialErrorKind::Relay);
         assert!(of(channel::DialErrorKind::RelayUnusable).kind.ends_session());
         assert_eq!(of(channel::DialErrorKind::BadEndpoint).cause, "a sentence");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_listens_instead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.sock");
+        let listen = [relay::Listen::Unix { path: path.clone() }];
+        let guest = relay::Relay::bind(&listen, relay::Config::default()).unwrap();
+        let stopper = guest.stopper();
+        let running = std::thread::spawn(move || guest.run());
+        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (open, closed) = (port(), port().local_addr().unwrap().port());
+
+        let pods = Registry::new([pod_at("abc", "demo", &format!("unix://{}", path.display()))]);
+        let dialer = Dialer::new(Arc::new(pods), Duration::from_secs(10)).unwrap();
+        let error = dialer.dial(Target { sandbox: "abc".into(), port: closed }).await.err().unwrap();
+        assert_eq!(error.kind, DialErrorKind::Refused);
+        let start = format!("nothing listens on {closed}; listening: ");
+        let open = open.local_addr().unwrap().port().to_string();
+        let named = error.cause.strip_prefix(&start).and_then(|rest| rest.split(';').next());
+        let is_named = named.is_some_and(|ports| ports.split([',', ' ']).any(|port| port == open));
+        // This machine may have more ports than are named.
+        assert!(is_named || error.cause.contains(" and more;"), "{}", error.cause);
+        stopper.stop();
+        running.join().unwrap().unwrap();
     }
 }

@@ -1,71 +1,97 @@
-//! What may be dialled: loopback addresses, by TCP, in the relay's own namespace.
+//! What a request asks to be dialled, and whether that is allowed.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use channel::errno::EACCES;
 use channel::open::{Kind, Network, Open, Opened};
 
-/// The addresses to try, one after the other.
-pub(crate) type Candidates = std::iter::Flatten<std::array::IntoIter<Option<SocketAddr>, 2>>;
+use crate::policy::{self, Rule};
 
-/// The addresses that a request means.
+/// Something that can be dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    /// An absolute path without `..`, so that no rule about paths can be led round.
+    Unix(String),
+}
+
+impl Address {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Udp(address) => write!(f, "{address} (udp)"),
+            Self::Unix(path) => f.write_str(path),
+        }
+    }
+}
+
+/// The addresses that a request means, to be tried one after the other.
 ///
 /// # Errors
-/// The answer to a request that is not served.
-pub(crate) fn candidates(open: &Open) -> Result<Candidates, Opened> {
-    if !open.container.is_empty() {
-        let text = format!("container `{}`: this relay serves the pod's own namespace only", open.container);
-        return Err(Opened::failed(Kind::Unsupported, 0, &text));
-    }
-    match Network::try_from(open.network) {
-        Ok(Network::Tcp) => {}
-        Ok(Network::Udp | Network::Unix) => {
-            return Err(Opened::failed(Kind::Unsupported, 0, "this relay serves TCP only"));
-        }
-        Ok(Network::Unspecified) | Err(_) => {
+/// The answer to a request that is not served, or not allowed.
+pub(crate) fn addresses(open: &Open, rules: &[Rule]) -> Result<Vec<Address>, Opened> {
+    let mut addresses = match Network::try_from(open.network) {
+        Ok(Network::Tcp) => sockets(&open.address)?.into_iter().map(Address::Tcp).collect(),
+        Ok(Network::Udp) => sockets(&open.address)?.into_iter().map(Address::Udp).collect(),
+        Ok(Network::Unix) => vec![Address::Unix(path(&open.address)?)],
+        Ok(Network::Unspecified | Network::Listening) | Err(_) => {
             let text = format!("the request names no network that this relay knows ({})", open.network);
             return Err(Opened::failed(Kind::Invalid, 0, &text));
         }
-    }
-    let (host, port) = parse(&open.address)?;
-    match host {
-        Host::Loopback => {
-            let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            Ok(both.map(|ip: IpAddr| Some(SocketAddr::new(ip, port))).into_iter().flatten())
-        }
-        Host::Ip(ip) if ip.is_loopback() => Ok([Some(SocketAddr::new(ip, port)), None].into_iter().flatten()),
-        Host::Ip(ip) => {
-            let text = format!("{ip} is no loopback address, and the rule `loopback only` allows no other");
-            Err(Opened::failed(Kind::Denied, EACCES, &text))
-        }
-    }
-}
-
-enum Host {
-    /// `localhost` or nothing.
-    Loopback,
-    Ip(IpAddr),
-}
-
-fn parse(address: &str) -> Result<(Host, u16), Opened> {
-    let invalid = || {
-        let text = format!("`{address}` is no address: write HOST:PORT, an IPv6 host in brackets");
-        Opened::failed(Kind::Invalid, 0, &text)
     };
-    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let mut denial = None;
+    addresses.retain(|address| match policy::check(rules, address) {
+        Ok(()) => true,
+        Err(rule) => {
+            denial.get_or_insert(format!("{address} is not allowed by the relay's rule `{rule}`"));
+            false
+        }
+    });
+    match denial {
+        Some(text) if addresses.is_empty() => Err(Opened::failed(Kind::Denied, EACCES, &text)),
+        _ => Ok(addresses),
+    }
+}
+
+/// One address, or those of both families' loopbacks.
+fn sockets(text: &str) -> Result<Vec<SocketAddr>, Opened> {
+    let invalid = || invalid(&format!("`{text}` is no address: write HOST:PORT, an IPv6 host in brackets"));
+    let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
     let port = port.parse().ok().filter(|&port| port != 0).ok_or_else(invalid)?;
     if host.is_empty() || host.eq_ignore_ascii_case("localhost") {
-        return Ok((Host::Loopback, port));
+        let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(both.map(|ip: IpAddr| SocketAddr::new(ip, port)).into());
     }
     let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(host) => host.parse::<Ipv6Addr>().map(IpAddr::from).ok(),
         None => host.parse::<Ipv4Addr>().map(IpAddr::from).ok(),
     };
-    match ip {
-        Some(ip) => Ok((Host::Ip(ip), port)),
-        // Names are not looked up: a relay in an initramfs has nobody to ask.
-        None => Err(invalid()),
+    // Names are not looked up: a relay in an initramfs has nobody to ask.
+    Ok(vec![SocketAddr::new(ip.ok_or_else(invalid)?, port)])
+}
+
+fn path(text: &str) -> Result<String, Opened> {
+    let is_plain = text.starts_with('/') && !text.contains('\0') && !text.split('/').any(|part| part == "..");
+    if is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err(invalid(&format!("`{text}` is no path of a socket: write an absolute one without `..`")))
     }
+}
+
+fn invalid(text: &str) -> Opened {
+    Opened::failed(Kind::Invalid, 0, text)
 }
 
 #[cfg(test)]
@@ -78,12 +104,16 @@ mod tests {
         Open::tcp(address, Duration::from_secs(1))
     }
 
-    fn tries(address: &str) -> Vec<String> {
-        candidates(&tcp(address)).unwrap().map(|address| address.to_string()).collect()
+    fn unix(address: &str) -> Open {
+        Open { network: Network::Unix.into(), ..tcp(address) }
     }
 
-    fn refuses(open: Open, kind: Kind, part: &str) {
-        let opened = candidates(&open).unwrap_err();
+    fn tries(address: &str) -> Vec<String> {
+        addresses(&tcp(address), &[]).unwrap().iter().map(Address::to_string).collect()
+    }
+
+    fn refuses(open: &Open, kind: Kind, part: &str) {
+        let opened = addresses(open, &[]).unwrap_err();
         assert_eq!(opened.kind(), kind, "{open:?}");
         assert!(opened.text.contains(part), "{}", opened.text);
     }
@@ -107,8 +137,16 @@ mod tests {
         for address in
             ["10.0.0.1:80", "0.0.0.0:80", "169.254.169.254:80", "[fe80::1]:80", "[::ffff:127.0.0.1]:80"]
         {
-            refuses(tcp(address), Kind::Denied, "`loopback only`");
+            refuses(&tcp(address), Kind::Denied, "rule `loopback only`");
         }
+        refuses(&unix("/run/app.sock"), Kind::Denied, "/run/app.sock is not allowed");
+    }
+
+    #[test]
+    fn what_a_rule_denies_is_left_out_while_something_is_left() {
+        let rule = Rule::deny("tcp:127.0.0.1:80".parse().unwrap());
+        let left = addresses(&tcp(":80"), std::slice::from_ref(&rule)).unwrap();
+        assert_eq!(left, [Address::Tcp("[::1]:80".parse().unwrap())]);
     }
 
     #[test]
@@ -116,15 +154,12 @@ mod tests {
         for address in
             ["", "80", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "::1:80", "[127.0.0.1]:80", "web:80"]
         {
-            refuses(tcp(address), Kind::Invalid, "HOST:PORT");
+            refuses(&tcp(address), Kind::Invalid, "HOST:PORT");
         }
-    }
-
-    #[test]
-    fn what_is_not_served_yet_is_unsupported() {
-        refuses(Open { container: "c1".into(), ..tcp(":80") }, Kind::Unsupported, "`c1`");
-        refuses(Open { network: Network::Udp.into(), ..tcp(":80") }, Kind::Unsupported, "TCP only");
-        refuses(Open { network: Network::Unspecified.into(), ..tcp(":80") }, Kind::Invalid, "network");
-        refuses(Open { network: 77, ..tcp(":80") }, Kind::Invalid, "77");
+        for path in ["", "run/app.sock", "/run/../etc/app.sock", "/run/app\0.sock"] {
+            refuses(&unix(path), Kind::Invalid, "without `..`");
+        }
+        refuses(&Open { network: Network::Unspecified.into(), ..tcp(":80") }, Kind::Invalid, "network");
+        refuses(&Open { network: 77, ..tcp(":80") }, Kind::Invalid, "77");
     }
 }

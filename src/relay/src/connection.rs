@@ -6,6 +6,8 @@
 //!      └── refused ────────┴── failed: OPENED ───────────────┴── RESET ──► Lingering ── host closes ──► gone
 //! ```
 //!
+//! What is called Moving here is Exchanging where datagrams pass.
+//!
 //! The host's EOF ends every state. A state that waits for the host or the dial has a deadline.
 
 use std::fmt::Arguments;
@@ -13,14 +15,17 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use channel::frame::MAX_OPENING;
-use channel::open::{Kind, Open, Opened, Opening, OpeningError, Opens};
+use channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 use crate::address;
 use crate::dialling::{Dialling, Progress};
+use crate::exchange::Exchange;
 use crate::leftover::Leftover;
+use crate::listening;
 use crate::moving::{End, Moving};
+use crate::place::Place;
 use crate::relay::{Config, Token};
 use crate::side::Side;
 
@@ -39,6 +44,7 @@ enum State {
     Opening(Opening<Open>),
     Dialling(Dialling),
     Moving(Moving),
+    Exchanging(Exchange),
     /// Nothing more is said; what comes is dropped. The host closes first, since some multiplexers lose the
     /// tail of what a guest sent that closes first.
     Lingering,
@@ -96,6 +102,7 @@ impl Connection {
                 }
             }
             State::Moving(moving) => moving.pod().note(flags),
+            State::Exchanging(exchange) => exchange.pod().note(flags),
             State::Opening(_) | State::Lingering => {}
         }
     }
@@ -117,7 +124,8 @@ impl Connection {
         self.host.watch_room(turn.epoll, Token::Host(turn.index))?;
         match &mut self.state {
             State::Moving(moving) => moving.pod().watch_room(turn.epoll, Token::Pod(turn.index)),
-            State::Opening(_) | State::Dialling(_) | State::Lingering => Ok(()),
+            // Datagrams never wait for room.
+            State::Opening(_) | State::Dialling(_) | State::Exchanging(_) | State::Lingering => Ok(()),
         }
     }
 
@@ -132,19 +140,34 @@ impl Connection {
         {
             return verdict;
         }
-        if let State::Moving(moving) = &mut self.state {
-            match moving.proceed(&mut self.host, &mut self.to_host, turn.scratch) {
-                Ok(true) => return Verdict::More,
-                Ok(false) => return Verdict::Wait,
-                Err(end) => {
-                    self.end(&end, turn);
-                    if matches!(end, End::HostGone) {
-                        return Verdict::Close;
-                    }
+        match self.proceed_moving(turn) {
+            Ok(true) => return Verdict::More,
+            Ok(false) => return Verdict::Wait,
+            Err(None) => {}
+            Err(Some(end)) => {
+                self.end(&end, turn);
+                if matches!(end, End::HostGone) {
+                    return Verdict::Close;
                 }
             }
         }
         self.proceed_lingering(turn)
+    }
+
+    /// Whether there is more to move, or the end; none where nothing is moved any more.
+    fn proceed_moving(&mut self, turn: &mut Turn<'_>) -> Result<bool, Option<End>> {
+        let more = match &mut self.state {
+            State::Moving(moving) => moving.proceed(&mut self.host, &mut self.to_host, turn.scratch)?,
+            State::Exchanging(exchange) => {
+                let more = exchange.proceed(&mut self.host, &mut self.to_host, turn.scratch)?;
+                if exchange.take_passed() {
+                    self.deadline = Some(Instant::now() + turn.config.idle);
+                }
+                more
+            }
+            State::Opening(_) | State::Dialling(_) | State::Lingering => return Err(None),
+        };
+        Ok(more)
     }
 
     /// Ends what has taken too long.
@@ -157,7 +180,11 @@ impl Connection {
             }
             State::Dialling(dialling) => {
                 let opened = dialling.timed_out();
-                self.refuse(&opened, turn);
+                self.answer(&opened, turn);
+                Verdict::More
+            }
+            State::Exchanging(_) => {
+                self.end(&End::Idle, turn);
                 Verdict::More
             }
             State::Moving(_) | State::Lingering => Verdict::Close,
@@ -168,14 +195,12 @@ impl Connection {
     pub(crate) fn refuse_busy(&mut self, turn: &mut Turn<'_>) {
         let most = turn.config.connections;
         let text = format!("the relay has {most} connections, as many as it may; close some and try again");
-        self.refuse(&Opened::failed(Kind::Busy, 0, &text), turn);
+        self.answer(&Opened::failed(Kind::Busy, 0, &text), turn);
     }
 
     /// Ends everything because the relay ends: the pod gets a RST, the host a RESET if it can be told.
     pub(crate) fn shut_down(mut self) {
-        if let State::Moving(moving) = self.state
-            && let Some(reset) = moving.shut_down()
-        {
+        if let Some(reset) = abort(self.state, &End::Stopping) {
             let _ = self.to_host.send(&mut self.host, &reset);
         }
     }
@@ -203,7 +228,7 @@ impl Connection {
                         OpeningError::Version(_) => Kind::Version,
                         _ => Kind::Invalid,
                     };
-                    self.refuse(&Opened::failed(kind, 0, &error.to_string()), turn);
+                    self.answer(&Opened::failed(kind, 0, &error.to_string()), turn);
                     return None;
                 }
             }
@@ -211,15 +236,21 @@ impl Connection {
     }
 
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
-        match address::candidates(open) {
-            Ok(candidates) => {
-                self.state = State::Dialling(Dialling::new(candidates));
+        let place = || Place::find(&open.container, &turn.config.containers);
+        if open.network() == Network::Listening {
+            let opened = place().map_or_else(|opened| opened, |place| listening::answer(&place));
+            return self.answer(&opened, turn);
+        }
+        let addresses = address::addresses(open, &turn.config.rules);
+        match addresses.and_then(|addresses| Ok((addresses, place()?))) {
+            Ok((addresses, place)) => {
+                self.state = State::Dialling(Dialling::new(addresses, place));
                 self.deadline = Some(Instant::now() + open.timeout().min(turn.config.dial));
                 self.advance_dial(turn);
             }
             Err(opened) => {
                 turn.log(format_args!("a dial of {} was refused: {}", open.address, opened.text));
-                self.refuse(&opened, turn);
+                self.answer(&opened, turn);
             }
         }
     }
@@ -247,26 +278,34 @@ impl Connection {
                     && let Err(error) = turn.watch_pod(pod)
                 {
                     let opened = dialling.failed(error);
-                    self.refuse(&opened, turn);
+                    self.answer(&opened, turn);
                 }
             }
-            Progress::Connected { pod, is_known } => self.connected(pod, is_known, turn),
-            Progress::Failed(opened) => self.refuse(&opened, turn),
+            Progress::Connected { pod, is_known, is_of_datagrams } => {
+                self.connected(pod, is_known, is_of_datagrams, turn);
+            }
+            Progress::Failed(opened) => self.answer(&opened, turn),
         }
     }
 
-    fn connected(&mut self, pod: Side, is_known: bool, turn: &mut Turn<'_>) {
+    fn connected(&mut self, pod: Side, is_known: bool, is_of_datagrams: bool, turn: &mut Turn<'_>) {
         if !is_known && let Err(error) = turn.watch_pod(&pod) {
             let text = format!("the relay cannot watch another connection ({error})");
-            return self.refuse(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
+            return self.answer(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
         }
-        self.state = State::Moving(Moving::new(pod));
-        self.deadline = None;
+        if is_of_datagrams {
+            self.state = State::Exchanging(Exchange::new(pod));
+            self.deadline = Some(Instant::now() + turn.config.idle);
+        } else {
+            self.state = State::Moving(Moving::new(pod));
+            self.deadline = None;
+        }
         // A failure here is one of reading, too.
         let _ = self.to_host.send(&mut self.host, &Opened::connected().opening());
     }
 
-    fn refuse(&mut self, opened: &Opened, turn: &Turn<'_>) {
+    /// Says this and nothing more.
+    fn answer(&mut self, opened: &Opened, turn: &Turn<'_>) {
         let _ = self.to_host.send(&mut self.host, &opened.opening());
         self.linger(turn);
     }
@@ -275,9 +314,7 @@ impl Connection {
         if let End::Violation(violation) = end {
             turn.log(format_args!("the host broke the channel's protocol: it sent {violation}"));
         }
-        if let State::Moving(moving) = std::mem::replace(&mut self.state, State::Lingering)
-            && let Some(reset) = moving.abort(end)
-        {
+        if let Some(reset) = abort(std::mem::replace(&mut self.state, State::Lingering), end) {
             let _ = self.to_host.send(&mut self.host, &reset);
         }
         self.linger(turn);
@@ -297,6 +334,15 @@ impl Connection {
             Ok(Some(0)) | Err(_) => Verdict::Close,
             Ok(Some(_)) => Verdict::More,
         }
+    }
+}
+
+/// Ends what moves bytes by force; gives the RESET for the host, if it is to get one.
+fn abort(state: State, end: &End) -> Option<Vec<u8>> {
+    match state {
+        State::Moving(moving) => moving.abort(end),
+        State::Exchanging(exchange) => exchange.abort(end),
+        State::Opening(_) | State::Dialling(_) | State::Lingering => None,
     }
 }
 

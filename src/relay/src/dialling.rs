@@ -1,21 +1,22 @@
-//! Connecting to the pod's port, without waiting: one address after the other.
+//! Connecting to what a request names, without waiting: one address after the other.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use channel::open::{Kind, Opened};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
 
-use crate::address::Candidates;
+use crate::address::Address;
+use crate::place::Place;
 use crate::side::Side;
 
 /// A dial under way. Its time limit is its connection's deadline.
 #[derive(Debug)]
 pub(crate) struct Dialling {
-    rest: Candidates,
-    current: Option<(SocketAddr, Side)>,
-    tried: Vec<SocketAddr>,
+    place: Place,
+    rest: std::vec::IntoIter<Address>,
+    current: Option<(Address, Side)>,
+    tried: Vec<String>,
     first_error: Option<Errno>,
 }
 
@@ -26,16 +27,16 @@ pub(crate) enum Progress {
     Started,
     /// The current address has not answered yet.
     Waiting,
-    /// The port is connected; epoll may know the socket already.
-    Connected { pod: Side, is_known: bool },
+    /// The address is connected; epoll may know the socket already.
+    Connected { pod: Side, is_known: bool, is_of_datagrams: bool },
     /// No address could be reached.
     Failed(Opened),
 }
 
 impl Dialling {
     /// Nothing is dialled before the first [`proceed`](Self::proceed).
-    pub(crate) fn new(candidates: Candidates) -> Self {
-        Self { rest: candidates, current: None, tried: Vec::new(), first_error: None }
+    pub(crate) fn new(addresses: Vec<Address>, place: Place) -> Self {
+        Self { place, rest: addresses.into_iter(), current: None, tried: Vec::new(), first_error: None }
     }
 
     /// The socket that is being connected.
@@ -47,7 +48,7 @@ impl Dialling {
     pub(crate) fn proceed(&mut self) -> Progress {
         if let Some((address, pod)) = self.current.take() {
             match outcome(&pod) {
-                Ok(true) => return Progress::Connected { pod, is_known: true },
+                Ok(true) => return Progress::Connected { pod, is_known: true, is_of_datagrams: false },
                 Ok(false) => {
                     self.current = Some((address, pod));
                     return Progress::Waiting;
@@ -56,9 +57,12 @@ impl Dialling {
             }
         }
         for address in self.rest.by_ref() {
-            self.tried.push(address);
-            match connect(address) {
-                Ok((fd, true)) => return Progress::Connected { pod: Side::new(fd), is_known: false },
+            self.tried.push(address.to_string());
+            match connect(&address, &self.place) {
+                Ok((fd, true)) => {
+                    let is_of_datagrams = matches!(address, Address::Udp(_));
+                    return Progress::Connected { pod: Side::new(fd), is_known: false, is_of_datagrams };
+                }
                 Ok((fd, false)) => {
                     self.current = Some((address, Side::connecting(fd)));
                     return Progress::Started;
@@ -76,8 +80,8 @@ impl Dialling {
 
     /// The first error is told: it is that of the address which is meant in most cases.
     pub(crate) fn failed(&self, error: Errno) -> Opened {
-        let tried = self.tried.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" nor ");
         let (kind, what) = explain(error);
+        let tried = self.tried.join(" nor ");
         Opened::failed(kind, error.raw_os_error(), &format!("{what} {tried} in the guest ({error})"))
     }
 }
@@ -85,29 +89,54 @@ impl Dialling {
 fn explain(error: Errno) -> (Kind, &'static str) {
     match error {
         Errno::CONNREFUSED => (Kind::Refused, "nothing listens on"),
+        Errno::NOENT => (Kind::Refused, "there is no socket"),
         Errno::TIMEDOUT => (Kind::TimedOut, "no answer within the limit from"),
+        Errno::AGAIN => (Kind::TimedOut, "too many wait already to be accepted at"),
         Errno::NETUNREACH
         | Errno::HOSTUNREACH
         | Errno::NETDOWN
         | Errno::ADDRNOTAVAIL
         | Errno::AFNOSUPPORT => (Kind::Unreachable, "no way to"),
-        Errno::ACCESS | Errno::PERM => (Kind::Denied, "the guest's firewall does not allow"),
+        Errno::ACCESS | Errno::PERM => (Kind::Denied, "the guest's system does not allow"),
+        Errno::OPNOTSUPP => {
+            (Kind::Unsupported, "a container's files are known with --cgroup only, and so is no socket")
+        }
         _ => (Kind::Internal, "the relay could not dial"),
     }
 }
 
-/// Begins to connect; whether that is done already, as it often is on loopback.
-fn connect(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    // The host has gathered the bytes already; nothing is gained by waiting for more.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    match rustix::net::connect(&socket, &address) {
+/// Begins to connect; whether that is done already, as it often is on loopback and always with datagrams.
+fn connect(address: &Address, place: &Place) -> Result<(OwnedFd, bool), Errno> {
+    let (socket, begun) = match address {
+        Address::Tcp(address) => {
+            let socket = place.socket(family(address), SocketType::STREAM)?;
+            // The host has gathered the bytes already; nothing is gained by waiting for more.
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            let begun = rustix::net::connect(&socket, address);
+            (socket, begun)
+        }
+        Address::Udp(address) => {
+            let socket = place.socket(family(address), SocketType::DGRAM)?;
+            let begun = rustix::net::connect(&socket, address);
+            (socket, begun)
+        }
+        Address::Unix(path) => {
+            // Unix sockets with a path know no network namespace.
+            let socket = Place::default().socket(AddressFamily::UNIX, SocketType::STREAM)?;
+            let (path, _file) = place.locate(path)?;
+            let begun = rustix::net::connect(&socket, &SocketAddrUnix::new(path)?);
+            (socket, begun)
+        }
+    };
+    match begun {
         Ok(()) => Ok((socket, true)),
         Err(Errno::INPROGRESS | Errno::INTR) => Ok((socket, false)),
         Err(error) => Err(error),
     }
+}
+
+fn family(address: &std::net::SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
 /// What came of a connect under way: whether it is done.

@@ -20,12 +20,18 @@ mod address;
 mod connection;
 mod connections;
 mod dialling;
+mod exchange;
 mod leftover;
 mod listen;
+mod listening;
 mod moving;
+mod place;
+mod policy;
 mod relay;
 mod side;
 pub mod signal;
 
 pub use listen::{Listen, ListenError};
+pub use place::Containers;
+pub use policy::{Pattern, PatternError, Rule};
 pub use relay::{Config, Relay, RelayError, Stopper};

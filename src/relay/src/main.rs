@@ -1,17 +1,24 @@
 //! `gangplank-relay`: the relay as a program for the guest.
 
+use std::fmt::Display;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use relay::{Config, Listen, Relay, signal};
+use relay::{Config, Listen, Relay, Rule, signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const HELP: &str = "\
 Reaches ports of this guest for a gangplank daemon on the host.
 
-Usage: gangplank-relay --listen ADDRESS [--listen ADDRESS]...
+Usage: gangplank-relay --listen ADDRESS [--listen ADDRESS]... [OPTION]...
 
   --listen vsock://PORT    a vsock port, for the host alone
   --listen unix:///PATH    a Unix socket, for this user alone
+  --allow PATTERN          what may be dialled: NETWORK:ADDRESS:PORT or unix:/PATH, such as
+  --deny PATTERN           tcp:127.0.0.1:80, udp:10.0.0.0/8:*, *:loopback:1-1023, unix:/run/app/*
+                           The first that matches decides; where none does, loopback is allowed.
+  --namespace PATH         where a container's network namespace is, such as /run/netns/{id}
+  --cgroup                 find a container's namespaces by a process whose cgroup names it
   --help                   this text
   --version                the version
 
@@ -20,7 +27,7 @@ Ends at SIGTERM. Messages go to standard error.
 
 /// What the command line asks for.
 enum Command {
-    Serve(Vec<Listen>),
+    Serve(Vec<Listen>, Config),
     Say(String),
 }
 
@@ -35,18 +42,20 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut listen = Vec::new();
+    let (mut listen, mut config) = (Vec::new(), Config::default());
     while let Some(argument) = arguments.next() {
         let (name, value) = match argument.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (argument.as_str(), None),
         };
+        let mut value =
+            || value.clone().or_else(|| arguments.next()).ok_or(format!("{name} needs a value; see --help"));
         match name {
-            "--listen" => {
-                let value =
-                    value.or_else(|| arguments.next()).ok_or("--listen needs an address; see --help")?;
-                listen.push(value.parse().map_err(|error| format!("--listen: {error}"))?);
-            }
+            "--listen" => listen.push(parse_value(name, &value()?)?),
+            "--allow" => config.rules.push(Rule::allow(parse_value(name, &value()?)?)),
+            "--deny" => config.rules.push(Rule::deny(parse_value(name, &value()?)?)),
+            "--namespace" => config.containers.path = Some(namespace_path(value()?)?),
+            "--cgroup" => config.containers.by_cgroup = true,
             "--help" | "-h" => return Ok(Command::Say(HELP.to_owned())),
             "--version" => {
                 return Ok(Command::Say(format!("gangplank-relay {}\n", env!("CARGO_PKG_VERSION"))));
@@ -57,7 +66,19 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
     if listen.is_empty() {
         Err("nothing to do: give --listen; see --help".to_owned())
     } else {
-        Ok(Command::Serve(listen))
+        Ok(Command::Serve(listen, config))
+    }
+}
+
+fn parse_value<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+fn namespace_path(path: String) -> Result<String, String> {
+    if path.starts_with('/') && path.contains("{id}") {
+        Ok(path)
+    } else {
+        Err(format!("--namespace: `{path}` is no absolute path with {{id}} for the container's id in it"))
     }
 }
 
@@ -67,13 +88,13 @@ fn execute(command: Command) -> Result<(), String> {
             use std::io::Write;
             std::io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string())
         }
-        Command::Serve(listen) => serve(&listen).map_err(|error| error.to_string()),
+        Command::Serve(listen, config) => serve(&listen, config).map_err(|error| error.to_string()),
     }
 }
 
-fn serve(listen: &[Listen]) -> Result<(), relay::RelayError> {
+fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
     raise_descriptor_limit();
-    let relay = Relay::bind(listen, Config::default())?;
+    let relay = Relay::bind(listen, config)?;
     signal::stop_at_end(relay.stopper());
     for listen in listen {
         eprintln!("gangplank-relay: listening at {listen}");

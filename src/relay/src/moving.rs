@@ -1,4 +1,4 @@
-//! The bytes of an open connection: channel ⇄ TCP.
+//! The bytes of an open connection: channel ⇄ TCP, or a Unix socket.
 //!
 //! ```text
 //!   host ──readv──► scratch ──(frames off)──► send ──► pod        what the pod does not take: to_pod
@@ -8,7 +8,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 
-use channel::errno::EPROTO;
+use channel::errno::{EPROTO, ESHUTDOWN, ETIMEDOUT};
 use channel::frame::{self, HEADER_LEN, Kind};
 use channel::link::{Link, MAX_CONTROL, MAX_LEAD, Violation};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use crate::leftover::Leftover;
 use crate::side::Side;
 
 /// Reads of each side before other connections have their turn: at most 1 MiB a direction.
-const ROUNDS: usize = 8;
+pub(crate) const ROUNDS: usize = 8;
 
 /// Room for what comes before the payload of a DATA frame.
 const BEFORE: usize = MAX_CONTROL + HEADER_LEN;
@@ -49,6 +49,27 @@ pub(crate) enum End {
     Pod(Errno),
     /// The host broke the protocol.
     Violation(Violation),
+    /// No datagram has passed for too long.
+    Idle,
+    /// The relay ends.
+    Stopping,
+}
+
+impl End {
+    /// What the host is told with RESET, if anything.
+    pub(crate) fn words(&self) -> Option<(i32, String)> {
+        Some(match self {
+            Self::Finished | Self::HostGone => return None,
+            Self::Pod(error) => {
+                (error.raw_os_error(), format!("the pod's connection failed ({})", error.kind()))
+            }
+            Self::Violation(violation) => {
+                (EPROTO, format!("the host broke the channel's protocol: it sent {violation}"))
+            }
+            Self::Idle => (ETIMEDOUT, "no datagram has passed for too long".to_owned()),
+            Self::Stopping => (ESHUTDOWN, "the relay in the guest is ending".to_owned()),
+        })
+    }
 }
 
 impl Moving {
@@ -182,27 +203,11 @@ impl Moving {
 
     /// Ends the connection by force: the pod gets a RST, the host what is returned, after what waits for it.
     pub(crate) fn abort(mut self, end: &End) -> Option<Vec<u8>> {
-        let (errno, text) = match end {
-            End::Finished => return None,
-            End::HostGone => {
-                reset(self.pod.into_fd());
-                return None;
-            }
-            End::Pod(error) => {
-                (error.raw_os_error(), format!("the pod's connection failed ({})", error.kind()))
-            }
-            End::Violation(violation) => {
-                (EPROTO, format!("the host broke the channel's protocol: it sent {violation}"))
-            }
-        };
-        reset(self.pod.into_fd());
+        if !matches!(end, End::Finished) {
+            reset(self.pod.into_fd());
+        }
+        let (errno, text) = end.words()?;
         self.link.reset(errno, &text)
-    }
-
-    /// Ends the connection because the relay ends.
-    pub(crate) fn shut_down(mut self) -> Option<Vec<u8>> {
-        reset(self.pod.into_fd());
-        self.link.reset(channel::errno::ESHUTDOWN, "the relay in the guest is ending")
     }
 }
 

@@ -14,6 +14,8 @@ use crate::connection::{Connection, Turn, Verdict};
 use crate::connections::Connections;
 use crate::listen::{Accepted, Listen, Listener};
 use crate::moving::SCRATCH;
+use crate::place::Containers;
+use crate::policy::Rule;
 
 /// Events taken from the kernel at once; the others wait for the next call.
 const EVENTS: usize = 256;
@@ -42,6 +44,12 @@ pub struct Config {
     pub dial: Duration,
     /// Time for the host to close a connection that is over.
     pub linger: Duration,
+    /// Time without a datagram after which a UDP association ends.
+    pub idle: Duration,
+    /// What may be dialled; without rules, loopback addresses.
+    pub rules: Vec<Rule>,
+    /// How containers are found; by default not at all.
+    pub containers: Containers,
     /// Takes a log line.
     pub log: fn(Arguments<'_>),
 }
@@ -53,6 +61,9 @@ impl Default for Config {
             open: Duration::from_secs(10),
             dial: Duration::from_secs(60),
             linger: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            rules: Vec::new(),
+            containers: Containers::default(),
             log: say,
         }
     }

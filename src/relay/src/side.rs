@@ -109,6 +109,26 @@ impl Side {
         }
     }
 
+    /// Takes one datagram. None: none is there now. One that is there tells nothing of others.
+    pub(crate) fn receive_datagram(&mut self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
+        if !self.readable {
+            return Ok(None);
+        }
+        match rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *into, RecvFlags::empty())) {
+            Ok((len, _)) => Ok(Some(len)),
+            Err(Errno::WOULDBLOCK) => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends one datagram, if there is room.
+    pub(crate) fn send_datagram(&self, datagram: &[u8]) -> Result<(), Errno> {
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, datagram, SendFlags::NOSIGNAL)).map(drop)
+    }
+
     /// Writes once; gives how many bytes went.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         if !self.writable {

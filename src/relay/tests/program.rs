@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +27,13 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Says something to which there is an answer, and waits for that: the relay runs by then.
+fn is_answered(stream: &mut UnixStream) {
+    stream.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+}
+
 fn terminate(child: &Child) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)
         .unwrap();
@@ -45,8 +52,10 @@ fn says_what_it_can_do() {
 fn a_wrong_command_line_is_told() {
     for (arguments, part) in [
         (&[][..], "give --listen"),
-        (&["--listen"], "--listen needs an address"),
+        (&["--listen"], "--listen needs a value"),
         (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
+        (&["--allow", "80"], "--allow: `80` is no pattern"),
+        (&["--namespace", "/run/netns"], "no absolute path with {id}"),
         (&["--port=80"], "`--port=80` is no option"),
         (&["--listen=unix:///nowhere/relay.sock"], "cannot listen at unix:///nowhere/relay.sock"),
     ] {
@@ -64,6 +73,7 @@ fn listens_at_several_places_and_ends_at_sigterm() {
     let mut child = relay(&listen.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
     for path in &paths {
         wait_until(|| UnixStream::connect(path).is_ok());
+        is_answered(&mut UnixStream::connect(path).unwrap());
     }
     terminate(&child);
     assert!(child.wait().unwrap().success());
@@ -97,10 +107,7 @@ fn without_descriptors_it_waits_quietly_and_goes_on_when_there_are_some() {
     // Those that are served close, then those that waited are: the last one gets an answer.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
-    use std::io::Write;
-    last.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
-    last.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    last.read_exact(&mut [0; 12]).unwrap();
+    is_answered(&mut last);
 
     terminate(&child);
     assert!(child.wait().unwrap().success());

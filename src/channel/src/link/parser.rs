@@ -115,6 +115,7 @@ fn after_header(header: [u8; HEADER_LEN]) -> Result<(Parser, Option<Frame>), Vio
         return Err(Violation::Length { kind, len });
     }
     Ok(match kind {
+        Kind::Data if len == 0 => (START, Some(Frame::Data(0))),
         Kind::Data => (Parser::Payload { left: len }, Some(Frame::Data(len as u32))),
         Kind::Credit => (Parser::Credit { bytes: [0; CREDIT_LEN], have: 0 }, None),
         Kind::Fin => (START, Some(Frame::Fin)),

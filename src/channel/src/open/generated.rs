@@ -20,11 +20,24 @@ pub struct Open {
     #[prost(uint32, tag = "4")]
     pub timeout_ms: u32,
 }
+/// A port on which a program of the guest listens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Listening {
+    /// TCP or UDP.
+    #[prost(enumeration = "Network", tag = "1")]
+    pub network: i32,
+    /// The IPv4 or IPv6 address, unspecified where it listens on all.
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    /// From 1 to 65,535.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
 /// The guest's first frame: whether the address was reached. An empty message means that it was.
 ///
 /// Fields 1 to 3 keep their number, type and meaning in every version, so that the sentence of a relay that
 /// refuses a version is always understood.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Opened {
     /// What came of it.
     #[prost(enumeration = "opened::Kind", tag = "1")]
@@ -35,6 +48,12 @@ pub struct Opened {
     /// What was tried and what came of it, one sentence. Empty when connected.
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
+    /// What listens, where that was asked.
+    #[prost(message, repeated, tag = "4")]
+    pub listening: ::prost::alloc::vec::Vec<Listening>,
+    /// Whether more listens than this message could hold.
+    #[prost(bool, tag = "5")]
+    pub is_cut: bool,
 }
 /// Nested message and enum types in `Opened`.
 pub mod opened {
@@ -122,6 +141,9 @@ pub enum Network {
     Udp = 2,
     /// The byte stream of a Unix socket.
     Unix = 3,
+    /// No connection: the answer lists what listens in the namespace, and nothing follows it. Address and time are not
+    /// looked at. Since 1.1; an older relay answers KIND_INVALID.
+    Listening = 4,
 }
 impl Network {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -134,6 +156,7 @@ impl Network {
             Self::Tcp => "NETWORK_TCP",
             Self::Udp => "NETWORK_UDP",
             Self::Unix => "NETWORK_UNIX",
+            Self::Listening => "NETWORK_LISTENING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -143,6 +166,7 @@ impl Network {
             "NETWORK_TCP" => Some(Self::Tcp),
             "NETWORK_UDP" => Some(Self::Udp),
             "NETWORK_UNIX" => Some(Self::Unix),
+            "NETWORK_LISTENING" => Some(Self::Listening),
             _ => None,
         }
     }

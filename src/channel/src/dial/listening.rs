@@ -1,0 +1,64 @@
+//! What listens in a guest.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::open::{self, Network};
+
+/// A port on which a program of the guest listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Listening {
+    /// TCP or UDP.
+    pub network: Network,
+    /// The port and its address, unspecified where the program listens on all.
+    pub address: SocketAddr,
+}
+
+impl Listening {
+    /// Nothing, where the relay names what is no port.
+    pub(super) fn from_message(message: &open::Listening) -> Option<Self> {
+        let ip: IpAddr = message.host.parse().ok()?;
+        let port = u16::try_from(message.port).ok()?;
+        Some(Self { network: message.network(), address: SocketAddr::new(ip, port) })
+    }
+
+    /// Whether a dial of `localhost` by TCP reaches it.
+    pub fn is_local_tcp(&self) -> bool {
+        let ip = self.address.ip().to_canonical();
+        self.network == Network::Tcp && (ip.is_loopback() || ip.is_unspecified())
+    }
+}
+
+impl fmt::Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = if self.network == Network::Udp { "udp" } else { "tcp" };
+        write!(f, "{network}:{}", self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(network: Network, host: &str, port: u32) -> Option<Listening> {
+        let message = open::Listening { network: network.into(), host: host.to_owned(), port };
+        Listening::from_message(&message)
+    }
+
+    #[test]
+    fn only_what_is_a_port_counts() {
+        assert_eq!(from(Network::Tcp, "127.0.0.1", 80).unwrap().to_string(), "tcp:127.0.0.1:80");
+        assert_eq!(from(Network::Udp, "::", 53).unwrap().to_string(), "udp:[::]:53");
+        assert_eq!(from(Network::Tcp, "127.0.0.1", 65_536), None);
+        assert_eq!(from(Network::Tcp, "web", 80), None);
+    }
+
+    #[test]
+    fn localhost_reaches_loopback_and_unspecified_by_tcp() {
+        for host in ["127.0.0.1", "0.0.0.0", "::", "::1"] {
+            assert!(from(Network::Tcp, host, 80).unwrap().is_local_tcp(), "{host}");
+            assert!(!from(Network::Udp, host, 80).unwrap().is_local_tcp(), "{host}");
+        }
+        assert!(!from(Network::Tcp, "10.0.0.1", 80).unwrap().is_local_tcp());
+    }
+}

@@ -1,0 +1,284 @@
+//! Who may be dialled: rules in the order of the command line, of which the first that matches decides. Where
+//! none does, loopback addresses are allowed and nothing else.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use crate::address::Address;
+
+/// What a denial names where no rule matches.
+const DEFAULT: &str = "loopback only";
+
+/// A rule that allows or denies what matches its pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    is_allowing: bool,
+    pattern: Pattern,
+}
+
+/// Which addresses a rule is about: `NETWORK:ADDRESS:PORT` or `unix:PATH`.
+///
+/// - NETWORK: `tcp`, `udp`, or `*` for both.
+/// - ADDRESS: an IPv4 address, an IPv6 address in brackets, either with `/BITS` for a network, `loopback`, or `*`.
+/// - PORT: a number, `FIRST-LAST`, or `*`.
+/// - PATH: absolute; with a `*` at its end, all that begins so.
+///
+/// The unspecified addresses (`0.0.0.0`, `[::]`) count as loopback, since they are dialled as such, and an IPv4
+/// address in IPv6's form counts as itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    matches: Matches,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Matches {
+    Ip { tcp: bool, udp: bool, hosts: Hosts, ports: RangeInclusive<u16> },
+    Path(String),
+    PathsUnder(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hosts {
+    All,
+    Loopback,
+    Network { ip: IpAddr, bits: u8 },
+}
+
+/// A text that is no [`Pattern`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no pattern: write NETWORK:ADDRESS:PORT (as tcp:127.0.0.1:80, udp:10.0.0.0/8:*, \
+     *:[fd00::]/8:1-1023) or unix:/PATH"
+)]
+pub struct PatternError(String);
+
+impl Rule {
+    /// Allows what matches.
+    pub fn allow(pattern: Pattern) -> Self {
+        Self { is_allowing: true, pattern }
+    }
+
+    /// Denies what matches.
+    pub fn deny(pattern: Pattern) -> Self {
+        Self { is_allowing: false, pattern }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.is_allowing { "allow" } else { "deny" }, self.pattern.text)
+    }
+}
+
+/// Whether an address may be dialled.
+///
+/// # Errors
+/// The rule that forbids it.
+pub(crate) fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
+    match rules.iter().find(|rule| rule.pattern.matches.covers(address)) {
+        Some(rule) if rule.is_allowing => Ok(()),
+        Some(rule) => Err(rule.to_string()),
+        None if address.ip().is_some_and(|ip| ip.is_loopback()) => Ok(()),
+        None => Err(DEFAULT.to_owned()),
+    }
+}
+
+impl Matches {
+    fn covers(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Self::Ip { tcp, hosts, ports, .. }, Address::Tcp(address)) => {
+                *tcp && ports.contains(&address.port()) && hosts.covers(address.ip())
+            }
+            (Self::Ip { udp, hosts, ports, .. }, Address::Udp(address)) => {
+                *udp && ports.contains(&address.port()) && hosts.covers(address.ip())
+            }
+            (Self::Path(path), Address::Unix(asked)) => asked == path,
+            (Self::PathsUnder(start), Address::Unix(asked)) => asked.starts_with(start.as_str()),
+            _ => false,
+        }
+    }
+}
+
+impl Hosts {
+    fn covers(&self, ip: IpAddr) -> bool {
+        let ip = match ip.to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        match (self, ip) {
+            (Self::All, _) => true,
+            (Self::Loopback, ip) => ip.is_loopback(),
+            (Self::Network { ip: IpAddr::V4(network), bits }, IpAddr::V4(ip)) => {
+                let differs = u32::from(*network) ^ u32::from(ip);
+                differs.leading_zeros() >= u32::from(*bits)
+            }
+            (Self::Network { ip: IpAddr::V6(network), bits }, IpAddr::V6(ip)) => {
+                let differs = u128::from(*network) ^ u128::from(ip);
+                differs.leading_zeros() >= u32::from(*bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let matches = parse(text).ok_or_else(|| PatternError(text.to_owned()))?;
+        Ok(Self { text: text.to_owned(), matches })
+    }
+}
+
+fn parse(text: &str) -> Option<Matches> {
+    let (network, rest) = text.split_once(':')?;
+    if network == "unix" {
+        return match rest.strip_suffix('*') {
+            Some(start) => start.starts_with('/').then(|| Matches::PathsUnder(start.to_owned())),
+            None => rest.starts_with('/').then(|| Matches::Path(rest.to_owned())),
+        };
+    }
+    let (tcp, udp) = match network {
+        "tcp" => (true, false),
+        "udp" => (false, true),
+        "*" => (true, true),
+        _ => return None,
+    };
+    let (hosts, ports) = rest.rsplit_once(':')?;
+    Some(Matches::Ip { tcp, udp, hosts: parse_hosts(hosts)?, ports: parse_ports(ports)? })
+}
+
+fn parse_hosts(text: &str) -> Option<Hosts> {
+    match text {
+        "*" => return Some(Hosts::All),
+        "loopback" => return Some(Hosts::Loopback),
+        _ => {}
+    }
+    let (ip, bits) = match text.split_once('/') {
+        Some((ip, bits)) => (ip, Some(bits.parse().ok()?)),
+        None => (text, None),
+    };
+    let (ip, most) = match ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
+        Some(ip) => (IpAddr::V6(ip.parse().ok()?), 128),
+        None => (IpAddr::V4(ip.parse().ok()?), 32),
+    };
+    let bits = bits.unwrap_or(most);
+    (bits <= most).then_some(Hosts::Network { ip, bits })
+}
+
+fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    if text == "*" {
+        return Some(1..=u16::MAX);
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && first != 0).then_some(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        let rule = |text: &&str| match text.split_once(' ').unwrap() {
+            ("allow", pattern) => Rule::allow(pattern.parse().unwrap()),
+            (_, pattern) => Rule::deny(pattern.parse().unwrap()),
+        };
+        texts.iter().map(rule).collect()
+    }
+
+    fn tcp(address: &str) -> Address {
+        Address::Tcp(address.parse().unwrap())
+    }
+
+    fn udp(address: &str) -> Address {
+        Address::Udp(address.parse().unwrap())
+    }
+
+    fn unix(path: &str) -> Address {
+        Address::Unix(path.into())
+    }
+
+    fn allows(texts: &[&str], address: Address) {
+        assert_eq!(check(&rules(texts), &address), Ok(()), "{address}");
+    }
+
+    fn denies(texts: &[&str], address: Address, rule: &str) {
+        assert_eq!(check(&rules(texts), &address), Err(rule.to_owned()), "{address}");
+    }
+
+    #[test]
+    fn without_rules_loopback_is_all_that_is_allowed() {
+        allows(&[], tcp("127.0.0.1:80"));
+        allows(&[], udp("[::1]:53"));
+        for address in ["10.0.0.1:80", "0.0.0.0:80", "169.254.169.254:80", "[::ffff:127.0.0.1]:80"] {
+            denies(&[], tcp(address), "loopback only");
+        }
+        denies(&[], unix("/run/docker.sock"), "loopback only");
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let both = ["deny tcp:10.0.0.1:*", "allow tcp:10.0.0.0/8:*"];
+        denies(&both, tcp("10.0.0.1:80"), "deny tcp:10.0.0.1:*");
+        allows(&both, tcp("10.0.0.2:80"));
+        allows(&["allow tcp:10.0.0.0/8:*", "deny tcp:10.0.0.1:*"], tcp("10.0.0.1:80"));
+    }
+
+    #[test]
+    fn a_rule_is_about_its_network_and_ports_alone() {
+        let one = ["deny tcp:127.0.0.0/8:1-1023"];
+        denies(&one, tcp("127.0.0.1:1023"), one[0]);
+        allows(&one, tcp("127.0.0.1:1024"));
+        allows(&one, udp("127.0.0.1:80"));
+        denies(&["deny *:loopback:80"], udp("[::1]:80"), "deny *:loopback:80");
+        allows(&["allow udp:*:53"], udp("9.9.9.9:53"));
+        denies(&["allow udp:*:53"], tcp("9.9.9.9:53"), "loopback only");
+        allows(&["allow tcp:[fd00::]/8:80"], tcp("[fd12::1]:80"));
+        denies(&["allow tcp:[fd00::]/8:80"], tcp("[fe12::1]:80"), "loopback only");
+        allows(&["allow tcp:0.0.0.0/0:80"], tcp("1.2.3.4:80"));
+    }
+
+    #[test]
+    fn other_names_of_an_address_lead_round_no_rule() {
+        let rules = ["deny tcp:127.0.0.0/8:22", "deny tcp:10.0.0.1:*", "allow tcp:*:*"];
+        denies(&rules, tcp("0.0.0.0:22"), rules[0]);
+        denies(&rules, tcp("[::ffff:127.0.0.1]:22"), rules[0]);
+        denies(&rules, tcp("[::ffff:0.0.0.0]:22"), rules[0]);
+        denies(&rules, tcp("[::ffff:10.0.0.1]:80"), rules[1]);
+    }
+
+    #[test]
+    fn paths_are_matched_whole_or_by_their_beginning() {
+        allows(&["allow unix:/run/app.sock"], unix("/run/app.sock"));
+        denies(&["allow unix:/run/app.sock"], unix("/run/app.sock2"), "loopback only");
+        allows(&["allow unix:/run/app/*"], unix("/run/app/a.sock"));
+        denies(&["allow *:*:*"], unix("/run/app/a.sock"), "loopback only");
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_to_write() {
+        for text in [
+            "",
+            "tcp",
+            "tcp:80",
+            "tcp:*:",
+            "tcp:*:0",
+            "tcp:*:9-8",
+            "tcp:*:65536",
+            "tcp:10.0.0.0/33:80",
+            "tcp:::1:80",
+            "sctp:*:80",
+            "unix:run/x",
+            "unix:*",
+            "tcp:localhost:80",
+        ] {
+            let error = text.parse::<Pattern>().unwrap_err().to_string();
+            assert!(error.contains("NETWORK:ADDRESS:PORT") && error.contains(text), "{error}");
+        }
+    }
+}
