@@ -25,8 +25,7 @@ struct Node {
 }
 
 /// A rule for guests that are this very machine: each sandbox has a link to our own network namespace.
-const GUESTS: &str =
-    "[[runtime]]\nhandler = \"vm\"\nendpoint = \"netns://{guests}/{sandbox}\"\n";
+const GUESTS: &str = "[[runtime]]\nhandler = \"vm\"\nendpoint = \"netns://{guests}/{sandbox}\"\n";
 
 impl Node {
     async fn start(cri: &str, more: &str) -> Self {

@@ -64,7 +64,7 @@ pub(crate) enum Ended {
     /// The client broke the WebSocket protocol, or sent a message that is too long.
     WebSocket(Box<tungstenite::Error>),
     /// All ports of a channel WebSocket have ended: nothing can move any more.
-    PortsEnded,
+    AllPorts,
     /// No data for too long.
     Idle,
     /// A client that used to ping has fallen silent.
@@ -85,7 +85,7 @@ impl Ended {
             | Self::Told(_)
             | Self::Drained
             | Self::ClientWentAway
-            | Self::PortsEnded
+            | Self::AllPorts
             | Self::WebSocket(_) => true,
             Self::Protocol(e) => e.says_goaway(),
             Self::ClientClosed | Self::ClientBroke(_) | Self::Silent | Self::WriteStalled => false,
@@ -101,7 +101,7 @@ impl fmt::Display for Ended {
             Self::ClientBroke(e) => write!(f, "the client's connection failed: {e}"),
             Self::Protocol(e) => write!(f, "the client broke the protocol: {e}"),
             Self::WebSocket(e) => write!(f, "the client broke the WebSocket protocol: {e}"),
-            Self::PortsEnded => f.write_str("all ports have ended"),
+            Self::AllPorts => f.write_str("all ports have ended"),
             Self::Idle => f.write_str("no data within the idle limit"),
             Self::Silent => f.write_str("the client stopped answering"),
             Self::WriteStalled => {

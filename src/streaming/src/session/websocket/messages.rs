@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_nobodys_is_ignored() {
-        let ignored = |encoding: Encoding, message: &'static [u8]| encoding.parse(message.into()) == None;
+        let ignored = |encoding: Encoding, message: &'static [u8]| encoding.parse(message.into()).is_none();
         for message in [&b""[..], b"\x00", b"\x02", b"\x01text", b"\xfftext"] {
             assert!(ignored(Encoding::Binary, message), "{message:?}");
         }

@@ -165,13 +165,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             return Ok(false);
         }
         if self.is_over && !self.socket.is_busy() {
-            return Err(Ended::PortsEnded);
+            return Err(Ended::AllPorts);
         }
         if self.is_over {
             return Ok(false);
         }
         self.is_over = true;
-        self.queue_close(&Ended::PortsEnded);
+        self.queue_close(&Ended::AllPorts);
         Ok(true)
     }
 

@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Sends what waits, and drops what still comes, until the client closes too.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Err(_) = ready!(self.poll_flush(cx)) {
+        if ready!(self.poll_flush(cx)).is_err() {
             return Poll::Ready(());
         }
         let ended = if self.deaf { self.poll_skip(cx) } else { self.poll_last(cx) };
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 /// With which code a session of this end is closed; `None` where the client can't be told, or need not be.
 pub(super) fn close_code(ended: &Ended) -> Option<CloseCode> {
     match ended {
-        Ended::PortsEnded => Some(CloseCode::Normal),
+        Ended::AllPorts => Some(CloseCode::Normal),
         Ended::Told(_) | Ended::Drained | Ended::Idle => Some(CloseCode::Away),
         Ended::WebSocket(e) => Some(match **e {
             Error::Capacity(_) => CloseCode::Size,
