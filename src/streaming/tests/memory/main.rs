@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use allocator::Held;
+use common::ws::{BINARY, Message, Ws, offering};
 use common::*;
 use streaming::{Config, Connection, Dial, DialError, Limits, Server, Target};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -206,6 +207,38 @@ fn an_idle_connection_costs_little_and_an_ended_one_nothing() {
             assert_eq!(peer.next().await, Seen::Fin(streams.error));
         }
         drop(peers);
+        apart.expect_held("after the sessions", empty + 16 * KIB).await;
+    });
+}
+
+#[test]
+fn a_channel_websocket_costs_little_after_traffic_and_an_ended_one_nothing() {
+    alone(async {
+        let apart = Apart::start(Limits::default(), Loopback);
+        let ports = [echo_pod().await];
+        let connect = async || {
+            let url = apart.server.url("http://a", "sandbox0123", &ports.map(i32::from)).unwrap();
+            let token = url.rsplit_once('/').unwrap().1;
+            let mut ws = Ws::ask(apart.address, token, &offering(BINARY)).await.0;
+            ws.expect_ports(&ports).await;
+            ws.send(0, &[7; 32 << 10]).await;
+            ws.read(0, 32 << 10).await;
+            ws
+        };
+        drop(connect().await);
+        eventually("the first session ends", || apart.server.stats().sessions_open == 0).await;
+        let empty = apart.held().await.now;
+        let mut open = Vec::new();
+        for _ in 0..10 {
+            open.push(connect().await);
+        }
+        let session = (apart.held().await.now - empty) / 10;
+        assert!(session < 128 * KIB, "an idle session holds {session} bytes");
+        for ws in &mut open {
+            ws.close(1000).await;
+            assert_eq!(ws.next().await, Message::Close(1000));
+        }
+        eventually("the sessions end", || apart.server.stats().sessions_open == 0).await;
         apart.expect_held("after the sessions", empty + 16 * KIB).await;
     });
 }
