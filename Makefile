@@ -44,7 +44,7 @@ relay: ## The guest's relay, one static file
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay
 	@ls -l $(STATIC)/gangplank-relay
 
-tools: $(CLIENTS) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
+tools: $(CLIENTS) $(CACHE)/python $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
 
 clean: ## Remove all that was built
 	rm -rf target $(CACHE)
@@ -84,6 +84,12 @@ $(BIN)/kubectl-%: e2e/go/kubectl-%/go.mod e2e/go/kubectl-%/main.go
 
 $(BIN)/crictl: e2e/go/crictl/go.mod
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
+
+# A virtual environment with the official Python client.
+$(CACHE)/python: e2e/python/requirements.txt
+	python3 -m venv --clear $@ || { $(APT) update && $(APT) install --no-install-recommends -y python3-venv && \
+	  python3 -m venv --clear $@; }
+	$@/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
 
 $(BIN)/vhost-device-vsock:
 	cargo install --locked --no-track --root $(CACHE) --version 0.3.0 vhost-device-vsock

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::daemon::{self, Daemon};
 use crate::parts;
 use crate::process::{LIMIT, Process};
+use crate::tls;
 
 /// A client program that forwards ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub enum Client {
     Crictl,
     /// crictl 1.37 with SPDY in a WebSocket tunnel.
     CrictlWebSocket,
+    /// crictl 1.37: SPDY over TLS, with a client certificate.
+    CrictlTls,
+    /// crictl 1.37 with SPDY in a WebSocket tunnel over TLS, with a client certificate.
+    CrictlWebSocketTls,
     /// kubectl 1.37: SPDY in a WebSocket tunnel.
     Kubectl137,
     /// kubectl 1.28: SPDY.
@@ -26,9 +31,16 @@ pub enum Client {
 }
 
 impl Client {
+    /// It needs a daemon of [`Daemon::serve_tls`].
+    pub fn uses_tls(self) -> bool {
+        matches!(self, Self::CrictlTls | Self::CrictlWebSocketTls)
+    }
+
     fn program(self) -> PathBuf {
         match self {
-            Self::Crictl | Self::CrictlWebSocket => parts::cached("bin/crictl"),
+            Self::Crictl | Self::CrictlWebSocket | Self::CrictlTls | Self::CrictlWebSocketTls => {
+                parts::cached("bin/crictl")
+            }
             Self::Kubectl137 => parts::cached("bin/kubectl-1.37"),
             Self::Kubectl128 => parts::cached("bin/kubectl-1.28"),
             Self::Kubectl120 => parts::cached("bin/kubectl-1.20"),
@@ -58,16 +70,22 @@ impl Client {
         // The short form of an id, as `crictl pods` prints it.
         let short_id = &daemon::sandbox_id(0)[..13];
         let pod = daemon::name(0);
+        let tls = if self.uses_tls() { tls::crictl_arguments(daemon.dir()) } else { Vec::new() };
         match self {
-            Self::Crictl | Self::CrictlWebSocket => command
-                .args(["--runtime-endpoint", &cri, "--timeout", "10s", "port-forward", "-r"])
-                .args([if self == Self::Crictl { "spdy" } else { "websocket" }, short_id]),
+            Self::Crictl | Self::CrictlTls => crictl(command, &cri, "spdy").args(tls).arg(short_id),
+            Self::CrictlWebSocket | Self::CrictlWebSocketTls => {
+                crictl(command, &cri, "websocket").args(tls).arg(short_id)
+            }
             Self::Kubectl137 | Self::Kubectl128 | Self::Kubectl120 => command
                 .args(["--server", &format!("http://{}", daemon.kube_api())])
                 .args(["--namespace", "default", "port-forward", &format!("pod/{pod}")]),
             Self::Own => command.args(["forward", "--cri", &cri, &pod]),
         };
     }
+}
+
+fn crictl<'a>(command: &'a mut Command, cri: &str, transport: &str) -> &'a mut Command {
+    command.args(["--runtime-endpoint", cri, "--timeout", "10s", "port-forward", "-r", transport])
 }
 
 /// A running port-forward. Dropping it kills the client.

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use crate::parts::{self, Scratch};
 use crate::pod::Pod;
 use crate::process::Process;
+use crate::tls;
 
 /// A running daemon that serves the given pods. Dropping it kills it.
 pub struct Daemon {
@@ -24,11 +25,28 @@ impl Daemon {
     /// # Panics
     /// Where it is missing or does not come up.
     pub fn serve(pods: &[&Pod]) -> Self {
+        Self::start(pods, false)
+    }
+
+    /// The same, with TLS on the streaming server and a client certificate wanted.
+    ///
+    /// # Panics
+    /// Where it is missing or does not come up.
+    pub fn serve_tls(pods: &[&Pod]) -> Self {
+        Self::start(pods, true)
+    }
+
+    fn start(pods: &[&Pod], use_tls: bool) -> Self {
         let scratch = Scratch::new();
         let cri = scratch.path().join("cri.sock");
         let kube_api = free_address();
         let config = scratch.path().join("gangplank.toml");
-        std::fs::write(&config, configuration(&cri, kube_api, pods)).unwrap();
+        let mut text = configuration(&cri, kube_api, pods);
+        if use_tls {
+            tls::write_files(scratch.path());
+            text += &tls::configuration(scratch.path());
+        }
+        std::fs::write(&config, text).unwrap();
         let mut process = Process::start("gangplank", &parts::daemon(), scratch.path(), |command| {
             command.arg("serve").arg("--config").arg(&config);
         });

@@ -19,3 +19,4 @@ pub mod pod;
 pub mod process;
 pub mod services;
 pub mod talk;
+pub mod tls;

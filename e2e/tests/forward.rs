@@ -68,6 +68,12 @@ matrix! {
     crictl_websocket_direct: CrictlWebSocket, Direct, [
         serves_a_page carries_64_mib_both_ways survives_a_refused_port answers_after_a_half_close
     ];
+    crictl_tls_direct: CrictlTls, Direct, [
+        serves_a_page carries_64_mib_both_ways survives_a_refused_port answers_after_a_half_close
+    ];
+    crictl_websocket_tls_direct: CrictlWebSocketTls, Direct, [
+        serves_a_page carries_64_mib_both_ways survives_a_refused_port
+    ];
     own_client_relay: Own, Relay, [
         serves_a_page carries_64_mib_both_ways carries_fifty_connections_at_once survives_a_refused_port
         survives_a_reset survives_aborted_downloads answers_after_a_half_close
@@ -202,7 +208,8 @@ struct World {
 impl World {
     fn start(client: Client, place: Place) -> Self {
         let pod = Pod::run(place);
-        Self { client, daemon: Daemon::serve(&[&pod]), pod }
+        let daemon = if client.uses_tls() { Daemon::serve_tls(&[&pod]) } else { Daemon::serve(&[&pod]) };
+        Self { client, daemon, pod }
     }
 
     fn forward(&self, services: &[Service]) -> Forward {
