@@ -1,4 +1,4 @@
-//! The one CRI call the benchmark makes: PortForward, which hands out a streaming URL.
+//! CRI by its socket, and the call that hands out a streaming URL.
 
 use std::path::Path;
 
@@ -44,7 +44,8 @@ async fn ask(socket: &Path, sandbox: &str) -> std::result::Result<String, Status
     Ok(grpc.unary(request, path, codec).await?.into_inner().url)
 }
 
-async fn connect(socket: &Path) -> std::result::Result<Channel, tonic::transport::Error> {
+/// A channel to the socket.
+pub(crate) async fn connect(socket: &Path) -> std::result::Result<Channel, tonic::transport::Error> {
     let socket = socket.to_owned();
     let connector = service_fn(move |_| {
         let socket = socket.clone();

@@ -202,7 +202,8 @@ fn ports(line: &str, process: &Process) -> Result<Ports> {
     Ports::parse(line).ok_or_else(wrong)
 }
 
-fn wait_for(socket: &Path, process: &mut Process) -> Result<()> {
+/// Waits until the program's socket is there.
+pub(crate) fn wait_for(socket: &Path, process: &mut Process) -> Result<()> {
     let until = Instant::now() + START;
     while !socket.exists() {
         process.must_live()?;

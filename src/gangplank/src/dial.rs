@@ -2,6 +2,7 @@
 
 mod conn;
 mod direct;
+mod kata;
 mod namespace;
 
 use std::future::Future;
@@ -57,6 +58,10 @@ impl Dialer {
         match endpoint {
             Some(Endpoint::Netns(path)) => {
                 direct::dial(&self.sockets, &path, &pod.name, target.port).await.map(PodConn::Tcp)
+            }
+            Some(Endpoint::Kata { state, port }) => {
+                let endpoint = kata::relay(&state, port, &pod.name).await?;
+                relay(&endpoint, target.port, self.relay_limit).await
             }
             Some(Endpoint::Relay(endpoint)) => relay(&endpoint, target.port, self.relay_limit).await,
             None => {

@@ -308,7 +308,7 @@ async fn an_annotation_leads_to_its_own_guest_and_no_other() {
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_way_that_changes_after_the_session_has_begun_leads_nowhere_either() {
     let mut node = Node::start("", ALLOWED).await;
     let guests = node.guests();
@@ -339,6 +339,17 @@ async fn an_annotation_counts_for_nothing_unless_that_is_allowed() {
     let ruled = node.runs("ruled", "vm", &[(KEY, &endpoint)]).await.unwrap();
     node.boots(&ruled);
     assert_eq!(node.is_forwarded_by(&ruled).await, "us");
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_does_not_keep_its_guests_from_being_reached() {
+    let mut node = Node::start("", GUESTS).await;
+    let id = node.runs("web", "vm", &[]).await.unwrap();
+    node.boots(&id);
+    node.runtime.hangs();
+    // crictl gives up after 2 s.
+    let url = tokio::time::timeout(PATIENCE, node.client.forwards(&id, &[])).await.unwrap();
+    assert!(url.unwrap().starts_with(&format!("http://{}/portforward/", node.daemon.streaming)));
 }
 
 #[tokio::test]

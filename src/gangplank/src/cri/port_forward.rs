@@ -1,6 +1,7 @@
 //! PortForward in front of a runtime: ours for the pods that we have a route to, the runtime's for the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,6 +18,10 @@ use crate::runtime::network_namespace;
 
 /// The longest request, in bytes. One has an id and at most some ports.
 const MAX_REQUEST: usize = 64 << 10;
+
+/// How long the runtime may take to say whether a guest of ours still runs, before what is known must do: crictl
+/// waits for 2 s.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Front {
     pub(super) async fn port_forward_before(
@@ -72,7 +77,14 @@ impl Front {
         pod: Arc<Pod>,
     ) -> Result<Option<Arc<Pod>>, Status> {
         let unknown_way = pod.route == Route::Namespace;
-        let answer = match behind.runtime().sandbox(&pod.id, unknown_way).await {
+        let asking = behind.runtime().sandbox(&pod.id, unknown_way);
+        let answered = if unknown_way {
+            asking.await
+        } else {
+            let silent = |_| Err(Status::unavailable("no answer"));
+            tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(silent)
+        };
+        let answer = match answered {
             Ok(answer) => answer,
             Err(gone) if gone.code() == Code::NotFound => {
                 behind.removed(&pod.id);

@@ -9,20 +9,26 @@ use std::str::FromStr;
 pub(crate) enum Endpoint {
     /// `netns:///PATH`: a network namespace of this machine, in which ports are dialled from here.
     Netns(PathBuf),
+    /// `kata:///PATH:PORT`: a relay inside a VM of Kata Containers, found by what Kata notes of its own agent.
+    Kata {
+        /// Kata's state of the sandbox, `persist.json`.
+        state: PathBuf,
+        /// The relay's vsock port.
+        port: u32,
+    },
     /// A relay inside the pod.
     Relay(channel::Endpoint),
 }
 
 impl Endpoint {
     /// What a text should have been.
-    pub(crate) const EXPECTED: &'static str =
-        "an endpoint: hvsock:///PATH:PORT, vsock://CID:PORT, unix:///PATH or netns:///PATH";
+    pub(crate) const EXPECTED: &'static str = "an endpoint: hvsock:///PATH:PORT, vsock://CID:PORT, unix:///PATH, kata:///PATH:PORT or netns:///PATH";
 
     /// Where it is to be found, if that is a file. There the endpoint's absence shows without touching it:
     /// some VMMs take harm from a connection that says nothing.
     pub(super) fn file(&self) -> Option<&Path> {
         match self {
-            Self::Netns(path) => Some(path),
+            Self::Netns(path) | Self::Kata { state: path, .. } => Some(path),
             Self::Relay(channel::Endpoint::Hybrid { path, .. } | channel::Endpoint::Unix { path }) => {
                 Some(path)
             }
@@ -38,7 +44,7 @@ impl Endpoint {
                 format!("hvsock://{}:{port}", path.to_str()?)
             }
             Self::Relay(channel::Endpoint::Unix { .. }) => format!("unix://{}", path.to_str()?),
-            Self::Relay(channel::Endpoint::Vsock { .. }) => return None,
+            Self::Kata { .. } | Self::Relay(channel::Endpoint::Vsock { .. }) => return None,
         };
         text.parse().ok()
     }
@@ -55,6 +61,9 @@ pub(crate) enum EndpointError {
     /// A namespace needs an absolute path.
     #[error("`{0}` has no absolute path: write three slashes, as in netns:///run/netns/web")]
     Path(String),
+    /// A relay needs a port.
+    #[error("`{0}` does not end in a vsock port: write a colon and a number above 0")]
+    Port(String),
     /// Another endpoint, and it is wrong.
     #[error("{0}")]
     Relay(#[from] channel::EndpointError),
@@ -64,14 +73,17 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let Some(path) = text.strip_prefix("netns://") else {
-            return Ok(Self::Relay(text.parse()?));
+        let absolute = |path: &str| {
+            let path = Path::new(path);
+            path.is_absolute().then(|| path.into()).ok_or_else(|| EndpointError::Path(text.into()))
         };
-        let path = Path::new(path);
-        if !path.is_absolute() {
-            return Err(EndpointError::Path(text.into()));
+        if let Some(path) = text.strip_prefix("netns://") {
+            return Ok(Self::Netns(absolute(path)?));
         }
-        Ok(Self::Netns(path.into()))
+        let Some(rest) = text.strip_prefix("kata://") else { return Ok(Self::Relay(text.parse()?)) };
+        let (path, port) = rest.rsplit_once(':').ok_or_else(|| EndpointError::Port(text.into()))?;
+        let port = port.parse().ok().filter(|port| (1..u32::MAX).contains(port));
+        Ok(Self::Kata { state: absolute(path)?, port: port.ok_or_else(|| EndpointError::Port(text.into()))? })
     }
 }
 
@@ -79,6 +91,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Netns(path) => write!(f, "netns://{}", path.display()),
+            Self::Kata { state, port } => write!(f, "kata://{}:{port}", state.display()),
             Self::Relay(endpoint) => endpoint.fmt(f),
         }
     }
@@ -97,9 +110,13 @@ mod tests {
 
     #[test]
     fn every_form_parses_and_displays_the_same() {
-        for text in
-            ["netns:///run/netns/a", "vsock://3:1024", "hvsock:///run/v.sock:1024", "unix:///run/r.sock"]
-        {
+        for text in [
+            "netns:///run/netns/a",
+            "vsock://3:1024",
+            "hvsock:///run/v.sock:1024",
+            "unix:///run/r.sock",
+            "kata:///p.json:7",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }
@@ -108,6 +125,11 @@ mod tests {
     fn wrong_ones_are_refused_with_what_to_write() {
         let error = |text: &str| text.parse::<Endpoint>().unwrap_err().to_string();
         assert!(error("netns://run/netns/a").contains("three slashes"));
+        assert!(error("kata://p.json:7").contains("three slashes"));
+        assert!(
+            error("kata:///p.json").contains("vsock port")
+                && error("kata:///p.json:0").contains("vsock port")
+        );
         assert!(error("tcp://127.0.0.1:80").contains("hvsock:///PATH:PORT"));
     }
 

@@ -12,6 +12,9 @@ pub(crate) const ANNOTATION: &str = "gangplank/endpoint";
 /// What stands for the sandbox's id in an endpoint.
 const SANDBOX: &str = "{sandbox}";
 
+/// And for as much of it as Kata's Firecracker driver has room for in a socket's path.
+const SANDBOX_32: &str = "{sandbox:32}";
+
 /// The longest id, in bytes. Those of runtimes have 64.
 const MAX_ID: usize = 128;
 
@@ -41,10 +44,10 @@ pub(crate) struct Template(String);
 
 impl Template {
     /// What a text should have been.
-    pub(crate) const EXPECTED: &'static str = "an endpoint with {sandbox} in its path, such as \"hvsock:///run/vc/vm/{sandbox}/clh.sock:1024\": hvsock:///PATH:PORT, unix:///PATH or netns:///PATH";
+    pub(crate) const EXPECTED: &'static str = "an endpoint with {sandbox} in its path, such as \"hvsock:///run/vc/vm/{sandbox}/clh.sock:1024\": hvsock:///PATH:PORT, unix:///PATH, kata:///PATH:PORT or netns:///PATH; {sandbox:32} is the first 32 characters of it";
 
     fn fill(&self, id: &str) -> Result<Endpoint, super::endpoint::EndpointError> {
-        self.0.replace(SANDBOX, id).parse()
+        fill(&self.0, id).parse()
     }
 }
 
@@ -54,7 +57,8 @@ impl FromStr for Template {
     fn from_str(text: &str) -> Result<Self, ()> {
         let template = Self(text.into());
         // Without the id, all sandboxes would be one guest.
-        let good = text.contains(SANDBOX) && template.fill("x").is_ok_and(|filled| filled.file().is_some());
+        let named = text.contains(SANDBOX) || text.contains(SANDBOX_32);
+        let good = named && template.fill("x").is_ok_and(|filled| filled.file().is_some());
         good.then_some(template).ok_or(())
     }
 }
@@ -96,14 +100,19 @@ impl Rules {
 /// A socket that the pod has named. Where it really lies is seen when it is dialled.
 fn annotated(named: &str, folder: PathBuf, id: &str) -> Route {
     let barred = |why: String| Route::Barred(format!("its annotation {ANNOTATION} is {named:?}: {why}"));
-    match named.replace(SANDBOX, id).parse::<Endpoint>() {
+    match fill(named, id).parse::<Endpoint>() {
         Err(error) => barred(error.to_string()),
         // Namespaces and context ids lie in no folder, so nothing would keep pods apart.
-        Ok(Endpoint::Netns(_) | Endpoint::Relay(channel::Endpoint::Vsock { .. })) => {
+        Ok(Endpoint::Netns(_) | Endpoint::Kata { .. } | Endpoint::Relay(channel::Endpoint::Vsock { .. })) => {
             barred("only hvsock:// and unix:// are allowed there".into())
         }
         Ok(endpoint) => Route::Within { endpoint, folder },
     }
+}
+
+/// The text with the id in its places. The id must be plain.
+fn fill(text: &str, id: &str) -> String {
+    text.replace(SANDBOX, id).replace(SANDBOX_32, id.get(..32).unwrap_or(id))
 }
 
 /// Whether an id can be part of a path without changing where that leads.
@@ -146,6 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn as_much_of_the_id_as_is_wanted() {
+        let rule = Rule { handler: "fc".into(), endpoint: "hvsock:///x/{sandbox:32}/v:7".parse().unwrap() };
+        let rules = Rules { handlers: vec![rule], ..Rules::default() };
+        let filled = |id: &str| rules.route(id, "fc", &BTreeMap::new()).to_string();
+        assert_eq!(filled(&"0123456789".repeat(4)), "hvsock:///x/01234567890123456789012345678901/v:7");
+        assert_eq!(filled("abc"), "hvsock:///x/abc/v:7");
+    }
+
+    #[test]
     fn other_pods_are_the_runtimes_or_dialled_in_their_namespace() {
         assert_eq!(rules().route("abc", "runc", &BTreeMap::new()), Route::Runtime);
         let netns = Rules { netns: true, ..rules() };
@@ -179,7 +197,14 @@ mod tests {
     #[test]
     fn an_annotation_names_a_socket_or_nothing() {
         let allowing = Rules { annotations: Some("/run/vm".into()), ..rules() };
-        for wrong in ["vsock://3:1024", "netns:///proc/1/ns/net", "tcp://1.2.3.4:5", "r.sock", ""] {
+        for wrong in [
+            "vsock://3:1024",
+            "kata:///run/vm/abc/p.json:7",
+            "netns:///proc/1/ns/net",
+            "tcp://1.2.3.4:5",
+            "r.sock",
+            "",
+        ] {
             let route = allowing.route("abc", "kata-clh", &with_annotation(wrong));
             assert!(matches!(route, Route::Barred(_)), "{wrong:?}: {route:?}");
         }

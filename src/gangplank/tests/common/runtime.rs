@@ -48,6 +48,7 @@ struct State {
     /// What it tells of each sandbox when it is to be verbose.
     info: BTreeMap<String, String>,
     host_network: bool,
+    hangs: bool,
     cancelled: usize,
     runs: usize,
 }
@@ -109,6 +110,11 @@ impl Runtime {
 
     pub fn has_the_nodes_network(&self) {
         self.state().host_network = true;
+    }
+
+    /// From now on it answers nothing.
+    pub fn hangs(&self) {
+        self.state().hangs = true;
     }
 
     /// What it was asked at this path.
@@ -194,7 +200,9 @@ async fn answer(request: Request<Incoming>, state: &Shared) -> Response<Body> {
     let trailers = body.trailers().cloned();
     let call = Call { uri: parts.uri.clone(), headers: parts.headers, body: body.to_bytes(), trailers };
     state.lock().unwrap().calls.push(call.clone());
+    let hangs = state.lock().unwrap().hangs;
     match parts.uri.path() {
+        _ if hangs => std::future::pending().await,
         HANG => std::future::pending().await,
         HANG_AFTER_DATA => {
             let (mut sender, body): (Sender<Bytes>, Channel<Bytes>) = Channel::new(1);
