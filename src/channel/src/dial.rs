@@ -7,6 +7,7 @@
 mod error;
 mod hybrid;
 mod listening;
+mod proof;
 mod transport;
 
 use std::future::Future;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
-use crate::{Channel, Datagrams, Endpoint};
+use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
 pub use listening::Listening;
@@ -32,7 +33,7 @@ const WAY: Duration = Duration::from_secs(3);
 /// Time for the relay to look up what listens.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
-/// Reaches the relay at `endpoint` and lets it dial what `open` names.
+/// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
 /// Takes at most the request's time limit and three seconds for the way. May be dropped at any time: a hybrid
 /// handshake that has begun is then finished in the background, since a device may die of its being cut off.
@@ -40,16 +41,16 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
-pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError> {
-    reach(endpoint, open).await.map(|(descriptor, _)| Channel::new(descriptor))
+pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
+    reach(way.into(), open).await.map(|(descriptor, _)| Channel::new(descriptor))
 }
 
 /// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams, DialError> {
-    reach(endpoint, open).await.map(|(descriptor, _)| Datagrams::new(descriptor))
+pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Datagrams, DialError> {
+    reach(way.into(), open).await.map(|(descriptor, _)| Datagrams::new(descriptor))
 }
 
 /// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 150 ports, TCP
@@ -57,14 +58,15 @@ pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams
 ///
 /// # Errors
 /// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
-pub async fn ports(endpoint: &Endpoint, container: &str) -> Result<Vec<Listening>, DialError> {
+pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
     let open = Open::listening(LOOK_UP).in_container(container);
-    let (_, opened) = reach(endpoint, open).await?;
+    let (_, opened) = reach(way.into(), open).await?;
     Ok(opened.listening.iter().filter_map(Listening::from_message).collect())
 }
 
 /// A connection on which OPENED has just been read, and nothing after it.
-async fn reach(endpoint: &Endpoint, open: Open) -> Result<(Descriptor, Opened), DialError> {
+async fn reach(way: Way<'_>, open: Open) -> Result<(Descriptor, Opened), DialError> {
+    let endpoint = way.endpoint;
     let deadline = Instant::now() + open.timeout() + WAY;
     let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
     let descriptor = match endpoint {
@@ -74,7 +76,8 @@ async fn reach(endpoint: &Endpoint, open: Open) -> Result<(Descriptor, Opened), 
         }
         Endpoint::Vsock { .. } | Endpoint::Unix { .. } => descriptor,
     };
-    let opened = within(deadline, endpoint, "the relay's answer", ask(&descriptor, endpoint, &open)).await?;
+    let opened =
+        within(deadline, endpoint, "the relay's answer", proof::ask(&descriptor, way, &open)).await?;
     match opened.kind() {
         Kind::Connected if opened.kind == Kind::Connected as i32 => Ok((descriptor, opened)),
         kind => Err(failed(endpoint, &open, kind, &opened)),
@@ -132,8 +135,8 @@ fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> Dial
         Kind::Unsupported | Kind::Invalid => DialErrorKind::BadEndpoint,
         Kind::Busy => DialErrorKind::RelayNotReady,
         Kind::Version => DialErrorKind::RelayUnusable,
-        // A kind that this side does not know decodes as Connected.
-        Kind::Internal | Kind::Connected => DialErrorKind::Internal,
+        // A kind that this side does not know decodes as Connected; one that asks for proof was dealt with.
+        Kind::Internal | Kind::Proof | Kind::Connected => DialErrorKind::Internal,
     };
     let text = if opened.text.is_empty() { "the relay gives no reason" } else { &opened.text };
     let cause = match open.network() {

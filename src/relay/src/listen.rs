@@ -83,15 +83,16 @@ pub(crate) enum Accepted {
 pub(crate) struct Listener {
     fd: OwnedFd,
     listen: Listen,
+    extra_cid: Option<u32>,
 }
 
 impl Listener {
-    pub(crate) fn bind(listen: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, extra_cid: Option<u32>) -> io::Result<Self> {
         let fd = match listen {
             Listen::Vsock { port } => bind_vsock(*port)?,
             Listen::Unix { path } => bind_unix(path)?,
         };
-        Ok(Self { fd, listen: listen.clone() })
+        Ok(Self { fd, listen: listen.clone(), extra_cid })
     }
 
     pub(crate) fn listen(&self) -> &Listen {
@@ -115,7 +116,8 @@ impl Listener {
             Listen::Unix { .. } => true,
             Listen::Vsock { .. } => {
                 let address = SockRef::from(peer).peer_addr().ok();
-                address.and_then(|address| address.as_vsock_address()).is_some_and(|(cid, _)| cid == HOST_CID)
+                let peer = address.and_then(|address| address.as_vsock_address());
+                peer.is_some_and(|(cid, _)| cid == HOST_CID || Some(cid) == self.extra_cid)
             }
         }
     }
@@ -206,8 +208,8 @@ mod tests {
         let path = folder.path().join("relay.sock");
         let listen = Listen::Unix { path: path.clone() };
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&listen).unwrap();
-        assert_eq!(Listener::bind(&listen).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let listener = Listener::bind(&listen, None).unwrap();
+        assert_eq!(Listener::bind(&listen, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         assert!(!path.exists());
     }
@@ -217,7 +219,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "mine").unwrap();
-        assert!(Listener::bind(&Listen::Unix { path: path.clone() }).is_err());
+        assert!(Listener::bind(&Listen::Unix { path: path.clone() }, None).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 }

@@ -50,6 +50,10 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// How containers are found; by default not at all.
     pub containers: Containers,
+    /// What the host must prove to have. None: nothing.
+    pub token: Option<channel::Token>,
+    /// Whom vsock listeners serve, besides the host: a context id, for tests.
+    pub extra_cid: Option<u32>,
     /// Takes a log line.
     pub log: fn(Arguments<'_>),
 }
@@ -64,6 +68,8 @@ impl Default for Config {
             idle: Duration::from_secs(60),
             rules: Vec::new(),
             containers: Containers::default(),
+            token: None,
+            extra_cid: None,
             log: say,
         }
     }
@@ -185,7 +191,7 @@ impl Relay {
         epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
         let mut listeners = Vec::with_capacity(listen.len());
         for (index, listen) in (0..).zip(listen) {
-            let listener = Listener::bind(listen)
+            let listener = Listener::bind(listen, config.extra_cid)
                 .map_err(|cause| RelayError::Listen { listen: listen.clone(), cause })?;
             epoll::add(&epoll, &listener, Token::Listener(index).into(), EventFlags::IN)?;
             listeners.push(listener);
