@@ -8,6 +8,7 @@ mod error;
 mod hybrid;
 mod listening;
 mod proof;
+mod seat;
 mod transport;
 
 use std::future::Future;
@@ -21,10 +22,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
+use crate::preamble::{VERSION, Version};
 use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
 pub use listening::Listening;
+pub(crate) use seat::Seat;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
 /// multiplexers give a connection request 2 s themselves.
@@ -42,7 +45,8 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
-    reach(way.into(), open).await.map(|(descriptor, _)| Channel::new(descriptor))
+    let reached = reach(way.into(), open).await?;
+    Ok(Channel::new(reached.descriptor, reached.relay, reached.seat))
 }
 
 /// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
@@ -50,7 +54,8 @@ pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, Di
 /// # Errors
 /// As [`dial`].
 pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Datagrams, DialError> {
-    reach(way.into(), open).await.map(|(descriptor, _)| Datagrams::new(descriptor))
+    let reached = reach(way.into(), open).await?;
+    Ok(Datagrams::new(reached.descriptor, reached.seat))
 }
 
 /// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 150 ports, TCP
@@ -60,28 +65,44 @@ pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<D
 /// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
 pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
     let open = Open::listening(LOOK_UP).in_container(container);
-    let (_, opened) = reach(way.into(), open).await?;
+    let opened = reach(way.into(), open).await?.opened;
     Ok(opened.listening.iter().filter_map(Listening::from_message).collect())
 }
 
 /// A connection on which OPENED has just been read, and nothing after it.
-async fn reach(way: Way<'_>, open: Open) -> Result<(Descriptor, Opened), DialError> {
+struct Reached {
+    descriptor: Descriptor,
+    opened: Opened,
+    relay: Version,
+    seat: Option<Seat>,
+}
+
+async fn reach(way: Way<'_>, open: Open) -> Result<Reached, DialError> {
     let endpoint = way.endpoint;
     let deadline = Instant::now() + open.timeout() + WAY;
-    let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
-    let descriptor = match endpoint {
-        Endpoint::Hybrid { port, .. } => {
-            let shake = hybrid::handshake(descriptor, endpoint, *port);
-            within(deadline, endpoint, "the multiplexer's OK", shake).await?
-        }
-        Endpoint::Vsock { .. } | Endpoint::Unix { .. } => descriptor,
-    };
-    let opened =
-        within(deadline, endpoint, "the relay's answer", proof::ask(&descriptor, way, &open)).await?;
+    let (descriptor, seat) = connect(endpoint, deadline).await?;
+    let asking = proof::ask(&descriptor, way, &open);
+    let (opened, relay) = within(deadline, endpoint, "the relay's answer", asking).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok((descriptor, opened)),
+        Kind::Connected if opened.kind == Kind::Connected as i32 => {
+            Ok(Reached { descriptor, opened, relay, seat })
+        }
         kind => Err(failed(endpoint, &open, kind, &opened)),
     }
+}
+
+/// A connection to the relay on which nothing was said yet.
+async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Seat>), DialError> {
+    let connecting = transport::connect(endpoint);
+    let Endpoint::Hybrid { path, port } = endpoint else {
+        return Ok((within(deadline, endpoint, "the connection", connecting).await?, None));
+    };
+    let seat = Seat::take(path)
+        .map_err(|cause| DialError::new(DialErrorKind::Busy, format!("{endpoint}: {cause}")))?;
+    let descriptor = within(deadline, endpoint, "the connection", connecting).await?;
+    let shake = hybrid::handshake(descriptor, endpoint, *port, seat);
+    let (descriptor, seat) = within(deadline, endpoint, "the multiplexer's OK", shake).await?;
+    Ok((descriptor, Some(seat)))
 }
 
 async fn within<T>(
@@ -98,8 +119,12 @@ async fn within<T>(
     })
 }
 
-/// Sends the request and reads the answer, and not a byte more.
-async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Result<Opened, DialError> {
+/// Sends the request and reads the answer, and not a byte more; gives the relay's version, too.
+async fn ask(
+    descriptor: &Descriptor,
+    endpoint: &Endpoint,
+    open: &Open,
+) -> Result<(Opened, Version), DialError> {
     let broken = |error: io::Error| {
         let cause =
             format!("{endpoint}: the connection broke before the relay's answer ({error}); is it running?");
@@ -116,7 +141,8 @@ async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Resul
         }
         match opening.handle(&buffer[..len]) {
             Ok(None) => {}
-            Ok(Some(opened)) => return Ok(opened),
+            // With the message, the version has come.
+            Ok(Some(opened)) => return Ok((opened, opening.version().unwrap_or(VERSION))),
             Err(error) => {
                 let cause = format!("{endpoint}: what answers there is of no use: {error}");
                 return Err(DialError::new(DialErrorKind::RelayUnusable, cause));
@@ -133,7 +159,7 @@ fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> Dial
         Kind::TimedOut => DialErrorKind::TimedOut,
         Kind::Denied => DialErrorKind::Denied,
         Kind::Unsupported | Kind::Invalid => DialErrorKind::BadEndpoint,
-        Kind::Busy => DialErrorKind::RelayNotReady,
+        Kind::Busy => DialErrorKind::Busy,
         Kind::Version => DialErrorKind::RelayUnusable,
         // A kind that this side does not know decodes as Connected; one that asks for proof was dealt with.
         Kind::Internal | Kind::Proof | Kind::Connected => DialErrorKind::Internal,

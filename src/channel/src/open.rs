@@ -151,6 +151,11 @@ impl<M: Opens> Opening<M> {
         }
     }
 
+    /// The peer's version, once its preamble has come.
+    pub fn version(&self) -> Option<Version> {
+        self.bytes.first_chunk().copied().and_then(Version::decode)
+    }
+
     /// Takes bytes from the peer; gives the message once it is whole.
     pub fn handle(&mut self, bytes: &[u8]) -> Result<Option<M>, OpeningError> {
         self.bytes.extend_from_slice(bytes);
