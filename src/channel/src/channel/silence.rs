@@ -31,7 +31,13 @@ pub(super) struct Silence {
     was_heard: bool,
     is_asked: bool,
     /// None while nothing is owed, or nobody has waited yet since.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Box<Timer>>,
+}
+
+/// Boxed, so that an idle channel is small.
+#[derive(Debug)]
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
     waiting: Waiting,
 }
 
@@ -63,17 +69,19 @@ impl Silence {
                     return Poll::Pending;
                 }
                 self.was_heard = false;
-                self.timer = Some(Box::pin(sleep(QUIET)));
+                let sleep = Box::pin(sleep(QUIET));
+                self.timer = Some(Box::new(Timer { sleep, waiting: Waiting::default() }));
             }
             let Some(timer) = &mut self.timer else { return Poll::Pending };
-            if self.waiting.poll(role, cx, |cx| timer.as_mut().poll(cx)).is_pending() {
+            let Timer { sleep, waiting } = &mut **timer;
+            if waiting.poll(role, cx, |cx| sleep.as_mut().poll(cx)).is_pending() {
                 return Poll::Pending;
             }
             if !self.is_owed {
                 self.timer = None;
                 return Poll::Pending;
             }
-            timer.as_mut().reset(Instant::now() + QUIET);
+            sleep.as_mut().reset(Instant::now() + QUIET);
             if std::mem::take(&mut self.was_heard) {
                 continue;
             }
