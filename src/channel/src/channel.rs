@@ -14,6 +14,7 @@
 mod descriptor;
 mod head;
 mod readv;
+mod silence;
 mod socket;
 mod stash;
 
@@ -23,13 +24,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::dial::Seat;
 use crate::errno;
 use crate::frame::{self, Kind};
 use crate::link::{Link, MAX_LEAD, Violation};
+use crate::preamble::Version;
 use head::Head;
 use stash::Stash;
 
 pub(crate) use descriptor::{Descriptor, watch_reading, watch_writing};
+use silence::{Silence, Verdict};
 use socket::{Role, Socket};
 
 /// Slices of a vectored write that are looked at; the rest waits for the next write.
@@ -43,6 +47,8 @@ const MAX_SLICES: usize = 16;
 ///   and the end. Reading goes on after it.
 /// - A write may take a part of what it is given; the rest must follow in the next write (as `write_all`
 ///   does). Ending the direction instead is an error.
+/// - A guest that is silent although it owes a word (an acknowledgement, or anything after something was sent) is
+///   asked after 10 s and given up after 20 to 30 s with [`ErrorKind::TimedOut`]. An idle channel is never asked.
 /// - Dropping the channel after both ends is orderly. Dropping it earlier resets the pod's connection.
 #[derive(Debug)]
 pub struct Channel {
@@ -51,6 +57,10 @@ pub struct Channel {
     stash: Stash,
     failure: Option<Box<Failure>>,
     socket: Socket,
+    /// None where the relay is too old to be asked.
+    silence: Option<Silence>,
+    /// What this connection takes of its device.
+    _seat: Option<Seat>,
 }
 
 /// Why the channel is of no use any more; told to every later call.
@@ -68,13 +78,15 @@ impl Failure {
 
 impl Channel {
     /// A channel on which OPENED has just been read, and nothing after it.
-    pub(crate) fn new(descriptor: Descriptor) -> Self {
+    pub(crate) fn new(descriptor: Descriptor, relay: Version, seat: Option<Seat>) -> Self {
         Self {
             link: Link::new(),
             head: Head::default(),
             stash: Stash::default(),
             failure: None,
             socket: Socket::new(descriptor),
+            silence: relay.answers_ping().then(Silence::default),
+            _seat: seat,
         }
     }
 
@@ -129,6 +141,9 @@ impl Channel {
             Ok(len) => len,
             Err(error) => return Poll::Ready(Err(self.fail_read(&error))),
         };
+        if let Some(silence) = &mut self.silence {
+            silence.hear();
+        }
         let in_lead = len.saturating_sub(scatter.payload).min(scatter.lead);
         let room = into.initialize_unfilled_to(len - in_lead);
         match self.link.receive(room, &lead, scatter, len) {
@@ -182,6 +197,7 @@ impl Channel {
             }
             let sent = ready!(self.socket.poll_write(cx, role, &[IoSlice::new(self.head.bytes())]))?;
             self.head.sent(sent);
+            self.owe();
         }
         Poll::Ready(Ok(()))
     }
@@ -267,6 +283,7 @@ impl Channel {
 
         let sent = ready!(self.socket.poll_write(cx, Role::Writer, &parts[first..2 + count]))?;
         self.head.sent(sent.min(in_head));
+        self.owe();
         let Some(sent) = sent.checked_sub(in_head).filter(|&sent| sent > 0) else {
             return Poll::Ready(Ok(0));
         };
@@ -291,6 +308,34 @@ impl Channel {
         let text =
             format!("writing to the guest failed ({error}): its relay or the vsock device has gone away");
         self.fail(ErrorKind::ConnectionAborted, text)
+    }
+
+    fn owe(&mut self) {
+        if let Some(silence) = &mut self.silence {
+            silence.owe();
+        }
+    }
+
+    /// What waiting for the guest has come to: an error once it has been silent for too long.
+    fn poll_silence<T>(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<T>> {
+        loop {
+            let Some(silence) = &mut self.silence else { return Poll::Pending };
+            match ready!(silence.poll(cx, role)) {
+                Verdict::GiveUp => {
+                    let text = "the guest has not answered for over 20 seconds: it is paused or hangs, or the vsock \
+                                device does";
+                    return Poll::Ready(Err(self.fail(ErrorKind::TimedOut, text.to_owned())));
+                }
+                // A frame that its writer does not finish keeps the question back, and is not the guest's fault.
+                Verdict::Ask if self.link.frame_left() > 0 && !self.socket.is_full() => {}
+                Verdict::Ask => {
+                    silence.ask();
+                    self.link.ping();
+                    // Should it not go, the guest does not read, which is no better.
+                    let _ = self.poll_send_control(cx, role);
+                }
+            }
+        }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -335,7 +380,11 @@ impl AsyncRead for Channel {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        self.get_mut().poll_payload(cx, buf)
+        let this = self.get_mut();
+        match this.poll_payload(cx, buf) {
+            Poll::Pending => this.poll_silence(cx, Role::Reader),
+            ready => ready,
+        }
     }
 }
 
@@ -352,7 +401,14 @@ impl AsyncWrite for Channel {
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        self.get_mut().poll_send(cx, slices)
+        let this = self.get_mut();
+        match this.poll_send(cx, slices) {
+            Poll::Pending => {
+                this.owe();
+                this.poll_silence(cx, Role::Writer)
+            }
+            ready => ready,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -369,7 +425,14 @@ impl AsyncWrite for Channel {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_end(cx)
+        let this = self.get_mut();
+        match this.poll_end(cx) {
+            Poll::Pending => {
+                this.owe();
+                this.poll_silence(cx, Role::Writer)
+            }
+            ready => ready,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 
 use crate::channel::{Descriptor, watch_writing};
+use crate::dial::Seat;
 use crate::errno;
 use crate::frame::{self, Kind};
 use crate::link::{Link, Violation};
@@ -36,11 +37,12 @@ pub struct Datagrams {
     /// Bounded by the link's credit.
     received: VecDeque<Vec<u8>>,
     buffer: Box<[u8]>,
+    _seat: Option<Seat>,
 }
 
 impl Datagrams {
     /// An association on which OPENED has just been read, and nothing after it.
-    pub(crate) fn new(descriptor: Descriptor) -> Self {
+    pub(crate) fn new(descriptor: Descriptor, seat: Option<Seat>) -> Self {
         Self {
             link: Link::of_datagrams(),
             descriptor,
@@ -48,6 +50,7 @@ impl Datagrams {
             begun: Vec::new(),
             received: VecDeque::new(),
             buffer: vec![0; READ].into(),
+            _seat: seat,
         }
     }
 

@@ -7,6 +7,8 @@
 mod error;
 mod hybrid;
 mod listening;
+mod proof;
+mod seat;
 mod transport;
 
 use std::future::Future;
@@ -20,10 +22,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
-use crate::{Channel, Datagrams, Endpoint};
+use crate::preamble::{VERSION, Version};
+use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
 pub use listening::Listening;
+pub(crate) use seat::Seat;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
 /// multiplexers give a connection request 2 s themselves.
@@ -32,7 +36,7 @@ const WAY: Duration = Duration::from_secs(3);
 /// Time for the relay to look up what listens.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
-/// Reaches the relay at `endpoint` and lets it dial what `open` names.
+/// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
 /// Takes at most the request's time limit and three seconds for the way. May be dropped at any time: a hybrid
 /// handshake that has begun is then finished in the background, since a device may die of its being cut off.
@@ -40,16 +44,18 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
-pub async fn dial(endpoint: &Endpoint, open: Open) -> Result<Channel, DialError> {
-    reach(endpoint, open).await.map(|(descriptor, _)| Channel::new(descriptor))
+pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
+    let reached = reach(way.into(), open).await?;
+    Ok(Channel::new(reached.descriptor, reached.relay, reached.seat))
 }
 
 /// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams, DialError> {
-    reach(endpoint, open).await.map(|(descriptor, _)| Datagrams::new(descriptor))
+pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Datagrams, DialError> {
+    let reached = reach(way.into(), open).await?;
+    Ok(Datagrams::new(reached.descriptor, reached.seat))
 }
 
 /// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 150 ports, TCP
@@ -57,28 +63,46 @@ pub async fn dial_datagrams(endpoint: &Endpoint, open: Open) -> Result<Datagrams
 ///
 /// # Errors
 /// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
-pub async fn ports(endpoint: &Endpoint, container: &str) -> Result<Vec<Listening>, DialError> {
+pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
     let open = Open::listening(LOOK_UP).in_container(container);
-    let (_, opened) = reach(endpoint, open).await?;
+    let opened = reach(way.into(), open).await?.opened;
     Ok(opened.listening.iter().filter_map(Listening::from_message).collect())
 }
 
 /// A connection on which OPENED has just been read, and nothing after it.
-async fn reach(endpoint: &Endpoint, open: Open) -> Result<(Descriptor, Opened), DialError> {
+struct Reached {
+    descriptor: Descriptor,
+    opened: Opened,
+    relay: Version,
+    seat: Option<Seat>,
+}
+
+async fn reach(way: Way<'_>, open: Open) -> Result<Reached, DialError> {
+    let endpoint = way.endpoint;
     let deadline = Instant::now() + open.timeout() + WAY;
-    let descriptor = within(deadline, endpoint, "the connection", transport::connect(endpoint)).await?;
-    let descriptor = match endpoint {
-        Endpoint::Hybrid { port, .. } => {
-            let shake = hybrid::handshake(descriptor, endpoint, *port);
-            within(deadline, endpoint, "the multiplexer's OK", shake).await?
-        }
-        Endpoint::Vsock { .. } | Endpoint::Unix { .. } => descriptor,
-    };
-    let opened = within(deadline, endpoint, "the relay's answer", ask(&descriptor, endpoint, &open)).await?;
+    let (descriptor, seat) = connect(endpoint, deadline).await?;
+    let asking = proof::ask(&descriptor, way, &open);
+    let (opened, relay) = within(deadline, endpoint, "the relay's answer", asking).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok((descriptor, opened)),
+        Kind::Connected if opened.kind == Kind::Connected as i32 => {
+            Ok(Reached { descriptor, opened, relay, seat })
+        }
         kind => Err(failed(endpoint, &open, kind, &opened)),
     }
+}
+
+/// A connection to the relay on which nothing was said yet.
+async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Seat>), DialError> {
+    let connecting = transport::connect(endpoint);
+    let Endpoint::Hybrid { path, port } = endpoint else {
+        return Ok((within(deadline, endpoint, "the connection", connecting).await?, None));
+    };
+    let seat = Seat::take(path)
+        .map_err(|cause| DialError::new(DialErrorKind::Busy, format!("{endpoint}: {cause}")))?;
+    let descriptor = within(deadline, endpoint, "the connection", connecting).await?;
+    let shake = hybrid::handshake(descriptor, endpoint, *port, seat);
+    let (descriptor, seat) = within(deadline, endpoint, "the multiplexer's OK", shake).await?;
+    Ok((descriptor, Some(seat)))
 }
 
 async fn within<T>(
@@ -95,8 +119,12 @@ async fn within<T>(
     })
 }
 
-/// Sends the request and reads the answer, and not a byte more.
-async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Result<Opened, DialError> {
+/// Sends the request and reads the answer, and not a byte more; gives the relay's version, too.
+async fn ask(
+    descriptor: &Descriptor,
+    endpoint: &Endpoint,
+    open: &Open,
+) -> Result<(Opened, Version), DialError> {
     let broken = |error: io::Error| {
         let cause =
             format!("{endpoint}: the connection broke before the relay's answer ({error}); is it running?");
@@ -113,7 +141,8 @@ async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Resul
         }
         match opening.handle(&buffer[..len]) {
             Ok(None) => {}
-            Ok(Some(opened)) => return Ok(opened),
+            // With the message, the version has come.
+            Ok(Some(opened)) => return Ok((opened, opening.version().unwrap_or(VERSION))),
             Err(error) => {
                 let cause = format!("{endpoint}: what answers there is of no use: {error}");
                 return Err(DialError::new(DialErrorKind::RelayUnusable, cause));
@@ -130,10 +159,10 @@ fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> Dial
         Kind::TimedOut => DialErrorKind::TimedOut,
         Kind::Denied => DialErrorKind::Denied,
         Kind::Unsupported | Kind::Invalid => DialErrorKind::BadEndpoint,
-        Kind::Busy => DialErrorKind::RelayNotReady,
+        Kind::Busy => DialErrorKind::Busy,
         Kind::Version => DialErrorKind::RelayUnusable,
-        // A kind that this side does not know decodes as Connected.
-        Kind::Internal | Kind::Connected => DialErrorKind::Internal,
+        // A kind that this side does not know decodes as Connected; one that asks for proof was dealt with.
+        Kind::Internal | Kind::Proof | Kind::Connected => DialErrorKind::Internal,
     };
     let text = if opened.text.is_empty() { "the relay gives no reason" } else { &opened.text };
     let cause = match open.network() {

@@ -37,6 +37,10 @@ pub enum Kind {
     FinAck = 6,
     /// The end of both directions, by force.
     Reset = 7,
+    /// Asks for PONG, by a side that has not heard anything for long. Since 1.1.
+    Ping = 8,
+    /// The answer to PING, at once.
+    Pong = 9,
 }
 
 impl Kind {
@@ -50,6 +54,8 @@ impl Kind {
             5 => Self::Fin,
             6 => Self::FinAck,
             7 => Self::Reset,
+            8 => Self::Ping,
+            9 => Self::Pong,
             _ => return None,
         })
     }
@@ -61,7 +67,7 @@ impl Kind {
             // Empty ones are for datagrams alone, which is not known here.
             Self::Data => len <= MAX_DATA,
             Self::Credit => len == CREDIT_LEN,
-            Self::Fin | Self::FinAck => len == 0,
+            Self::Fin | Self::FinAck | Self::Ping | Self::Pong => len == 0,
             Self::Reset => (ERRNO_LEN..=ERRNO_LEN + MAX_RESET_TEXT).contains(&len),
         }
     }
@@ -113,7 +119,7 @@ mod tests {
         for number in 0..=u8::MAX {
             match Kind::from_number(number) {
                 Some(kind) => assert_eq!(kind as u8, number),
-                None => assert!(!(1..=7).contains(&number)),
+                None => assert!(!(1..=9).contains(&number)),
             }
         }
     }

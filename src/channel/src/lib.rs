@@ -8,6 +8,7 @@ pub mod frame;
 pub mod link;
 pub mod open;
 pub mod preamble;
+pub mod token;
 
 #[cfg(feature = "tokio")]
 mod channel;
@@ -17,9 +18,12 @@ mod datagrams;
 mod dial;
 #[cfg(feature = "tokio")]
 mod endpoint;
+#[cfg(feature = "tokio")]
+mod way;
 
 pub use link::Link;
 pub use open::{Network, Open, Opened};
+pub use token::Token;
 
 #[cfg(feature = "tokio")]
 pub use crate::{
@@ -27,4 +31,5 @@ pub use crate::{
     datagrams::Datagrams,
     dial::{DialError, DialErrorKind, Listening, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
+    way::Way,
 };

@@ -28,7 +28,7 @@ use parser::{Frame, Item, Parser};
 /// The credit of a direction, in bytes of DATA frames: three of the largest. Never more are outstanding.
 ///
 /// At most 256 KiB may be outstanding on a hybrid vsock connection (vhost-device-vsock 0.3.0 stops it for good
-/// beyond that), control frames included: at most four CREDITs, FIN, FIN_ACK and one RESET, 1,072 bytes. Half of
+/// beyond that), control frames included: at most four CREDITs, FIN, FIN_ACK, PING, PONG and one RESET, 1,080 bytes. Half of
 /// it must hold the largest frame, or that frame could wait for ever. Whole frames, so that none is cut to fit.
 pub const WINDOW: u32 = 3 * (HEADER_LEN + MAX_DATA) as u32;
 
@@ -44,8 +44,8 @@ const RETURN_WITH_DATA_AT: u32 = WINDOW / 4;
 
 const _: () = assert!(RETURN_AT as usize >= HEADER_LEN + MAX_DATA && LEAST_CREDIT <= WINDOW - RETURN_AT);
 
-/// The most bytes of control frames that can be due at once: CREDIT, FIN_ACK, FIN.
-pub const MAX_CONTROL: usize = HEADER_LEN + frame::CREDIT_LEN + HEADER_LEN + HEADER_LEN;
+/// The most bytes of control frames that can be due at once: CREDIT, and FIN_ACK, FIN, PONG, PING without payload.
+pub const MAX_CONTROL: usize = HEADER_LEN + frame::CREDIT_LEN + 4 * HEADER_LEN;
 
 /// One end of an open channel.
 ///
@@ -65,6 +65,9 @@ pub struct Link {
     consumed: u32,
     /// Each DATA frame is a datagram, which may be empty.
     is_of_datagrams: bool,
+    /// The peer waits for PONG; however often it has asked, one is the answer.
+    is_pong_due: bool,
+    pinging: Pinging,
     over: bool,
     reset: Option<Box<Reset>>,
 }
@@ -83,6 +86,13 @@ enum Receiving {
     Ended,
     AckDue,
     Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pinging {
+    No,
+    Due,
+    Sent,
 }
 
 /// What the peer said when it reset the connection.
@@ -151,6 +161,8 @@ impl Link {
             granted: WINDOW,
             consumed: 0,
             is_of_datagrams: false,
+            is_pong_due: false,
+            pinging: Pinging::No,
             over: false,
             reset: None,
         }
@@ -213,6 +225,8 @@ impl Link {
             && !self.over
             && (self.receiving == Receiving::AckDue
                 || self.sending == Sending::FinDue
+                || self.is_pong_due
+                || self.pinging == Pinging::Due
                 || (self.consumed >= RETURN_AT && self.receiving == Receiving::Open))
     }
 
@@ -297,6 +311,8 @@ impl Link {
             Frame::Fin if self.receiving == Receiving::Open => self.receiving = Receiving::Ended,
             Frame::FinAck if self.sending == Sending::FinSent => self.sending = Sending::Done,
             Frame::Credit(more) => self.apply_credit(more)?,
+            Frame::Ping => self.is_pong_due = true,
+            Frame::Pong if self.pinging == Pinging::Sent => self.pinging = Pinging::No,
             Frame::Reset(reset) => {
                 self.over = true;
                 self.reset = Some(reset);
@@ -304,6 +320,7 @@ impl Link {
             Frame::Data(_) => return Err(Violation::OutOfPlace(Kind::Data)),
             Frame::Fin => return Err(Violation::OutOfPlace(Kind::Fin)),
             Frame::FinAck => return Err(Violation::OutOfPlace(Kind::FinAck)),
+            Frame::Pong => return Err(Violation::OutOfPlace(Kind::Pong)),
         }
         Ok(())
     }
@@ -364,6 +381,13 @@ impl Link {
         }
     }
 
+    /// Asks the peer for a sign of life, unless that was asked and not answered. Only for a peer of version 1.1.
+    pub fn ping(&mut self) {
+        if self.pinging == Pinging::No {
+            self.pinging = Pinging::Due;
+        }
+    }
+
     /// Ends both directions by force. Gives the RESET frame, where one can still be said: not in the middle of a
     /// frame, nor after the end.
     pub fn reset(&mut self, errno: i32, text: &str) -> Option<Vec<u8>> {
@@ -395,6 +419,13 @@ impl Link {
         if self.sending == Sending::FinDue {
             control.push(frame::header(Kind::Fin, 0));
             self.sending = Sending::FinSent;
+        }
+        if std::mem::take(&mut self.is_pong_due) {
+            control.push(frame::header(Kind::Pong, 0));
+        }
+        if self.pinging == Pinging::Due {
+            control.push(frame::header(Kind::Ping, 0));
+            self.pinging = Pinging::Sent;
         }
         control
     }

@@ -49,10 +49,10 @@ impl Open {
     /// loopback addresses of both families) in the pod's own namespace, tried for at most `timeout`.
     pub fn tcp(address: impl Into<String>, timeout: Duration) -> Self {
         Self {
-            container: String::new(),
             network: Network::Tcp.into(),
             address: address.into(),
             timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            ..Self::default()
         }
     }
 
@@ -95,6 +95,11 @@ impl Opened {
     /// It was not. A text that would not fit is cut.
     pub fn failed(kind: Kind, errno: i32, text: &str) -> Self {
         Self { kind: kind.into(), errno, text: frame::cut(text).to_owned(), ..Self::default() }
+    }
+
+    /// The same with the relay's nonce.
+    pub fn with_nonce(self, nonce: crate::token::Nonce) -> Self {
+        Self { nonce: nonce.to_vec(), ..self }
     }
 }
 
@@ -144,6 +149,11 @@ impl<M: Opens> Opening<M> {
             None => LEAD - self.bytes.len(),
             Some((_, len)) => (LEAD + len).saturating_sub(self.bytes.len()),
         }
+    }
+
+    /// The peer's version, once its preamble has come.
+    pub fn version(&self) -> Option<Version> {
+        self.bytes.first_chunk().copied().and_then(Version::decode)
     }
 
     /// Takes bytes from the peer; gives the message once it is whole.

@@ -12,7 +12,7 @@ pub const VERSION: Version = Version { major: 1, minor: 1 };
 const MAGIC: [u8; 4] = *b"GPCH";
 
 /// A version of the protocol. Sides with different majors refuse each other; a minor only adds fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// Changes when an old side would misunderstand a new one.
     pub major: u8,
@@ -32,6 +32,11 @@ impl Version {
     pub fn decode(bytes: [u8; PREAMBLE_LEN]) -> Option<Self> {
         let [a, b, c, d, major, minor, ..] = bytes;
         ([a, b, c, d] == MAGIC).then_some(Self { major, minor })
+    }
+
+    /// Whether a side of this version answers PING.
+    pub fn answers_ping(self) -> bool {
+        self >= Self { major: 1, minor: 1 }
     }
 
     /// Whether sides of these two versions understand each other.

@@ -216,7 +216,7 @@ async fn every_kind_of_refusal_keeps_its_meaning() {
         (Said::Denied, DialErrorKind::Denied),
         (Said::Unsupported, DialErrorKind::BadEndpoint),
         (Said::Invalid, DialErrorKind::BadEndpoint),
-        (Said::Busy, DialErrorKind::RelayNotReady),
+        (Said::Busy, DialErrorKind::Busy),
         (Said::Version, DialErrorKind::RelayUnusable),
         (Said::Internal, DialErrorKind::Internal),
     ] {
@@ -363,5 +363,49 @@ async fn a_writer_without_credit_reads_on_and_keeps_the_bytes() {
     let mut got = Vec::new();
     channel.read_to_end(&mut got).await.unwrap();
     assert!(got == vec![7; frame::MAX_DATA]);
+    device.is_unharmed();
+}
+
+/// A client that comes and goes in a loop while the device is silent: each request leaves a descriptor behind, as it
+/// must, but only so many.
+#[tokio::test]
+async fn requests_that_were_left_at_a_silent_device_do_not_pile_up() {
+    let guest = greeter();
+    let device = guest.behind(Vices { silent: true, ..Vices::default() });
+    let endpoint = device.endpoint();
+    for before in 0..256 {
+        let has_asked = async {
+            while device.seen.connects.load(SeqCst) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = reach(&endpoint) => panic!("this came before OK"),
+            () = has_asked => {}
+        }
+    }
+    for _ in 0..10 {
+        fails(&endpoint, DialErrorKind::Busy, "256 requests still wait for the multiplexer's answer").await;
+    }
+    assert_eq!(device.seen.connects.load(SeqCst), 256);
+    device.is_unharmed();
+}
+
+#[tokio::test]
+async fn more_connections_than_a_device_takes_are_refused_and_not_tried() {
+    // One descriptor here, two in the device and one in the guest for each.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let guest = Guest::start(|host| answer(host, connected_then(b"")));
+    let device = guest.behind(Vices::default());
+    let endpoint = device.endpoint();
+    let mut channels = Vec::new();
+    for _ in 0..1_023 {
+        channels.push(reach(&endpoint).await.unwrap());
+    }
+    fails(&endpoint, DialErrorKind::Busy, "1023 connections are open").await;
+    channels.pop();
+    reach(&endpoint).await.unwrap();
     device.is_unharmed();
 }

@@ -144,7 +144,7 @@ fn from_channel(error: channel::DialError) -> DialError {
         Kind::Unreachable => DialErrorKind::Unreachable,
         Kind::TimedOut => DialErrorKind::TimedOut,
         Kind::Denied => DialErrorKind::Denied,
-        Kind::RelayNotReady => DialErrorKind::Relay,
+        Kind::RelayNotReady | Kind::Busy => DialErrorKind::Relay,
         Kind::RelayUnusable => DialErrorKind::RelayUnusable,
         _ => DialErrorKind::Internal,
     };

@@ -14,8 +14,10 @@ use std::fmt::Arguments;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use channel::errno::EACCES;
 use channel::frame::MAX_OPENING;
 use channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
+use channel::token::{self, Nonce};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
@@ -35,13 +37,25 @@ pub(crate) struct Connection {
     to_host: Leftover,
     state: State,
     deadline: Option<Instant>,
+    /// The nonces with which the answer proves the token, once the host has proved it.
+    proved: Option<Box<Proved>>,
     /// Whether it is in the queue of those that have something to do.
     pub(crate) is_queued: bool,
 }
 
 #[derive(Debug)]
+struct Proved {
+    relay: Nonce,
+    host: Vec<u8>,
+}
+
+#[derive(Debug)]
 enum State {
-    Opening(Opening<Open>),
+    Opening {
+        opening: Opening<Open>,
+        /// What was sent if the host has been asked to prove the token.
+        challenge: Option<Box<Nonce>>,
+    },
     Dialling(Dialling),
     Moving(Moving),
     Exchanging(Exchange),
@@ -75,8 +89,9 @@ impl Connection {
         Self {
             host: Side::new(host),
             to_host: Leftover::default(),
-            state: State::Opening(Opening::default()),
+            state: State::Opening { opening: Opening::default(), challenge: None },
             deadline: Some(deadline),
+            proved: None,
             is_queued: false,
         }
     }
@@ -103,7 +118,7 @@ impl Connection {
             }
             State::Moving(moving) => moving.pod().note(flags),
             State::Exchanging(exchange) => exchange.pod().note(flags),
-            State::Opening(_) | State::Lingering => {}
+            State::Opening { .. } | State::Lingering => {}
         }
     }
 
@@ -125,12 +140,12 @@ impl Connection {
         match &mut self.state {
             State::Moving(moving) => moving.pod().watch_room(turn.epoll, Token::Pod(turn.index)),
             // Datagrams never wait for room.
-            State::Opening(_) | State::Dialling(_) | State::Exchanging(_) | State::Lingering => Ok(()),
+            State::Opening { .. } | State::Dialling(_) | State::Exchanging(_) | State::Lingering => Ok(()),
         }
     }
 
     fn advance(&mut self, turn: &mut Turn<'_>) -> Verdict {
-        if let State::Opening(_) = self.state
+        if let State::Opening { .. } = self.state
             && let Some(verdict) = self.proceed_opening(turn)
         {
             return verdict;
@@ -165,7 +180,7 @@ impl Connection {
                 }
                 more
             }
-            State::Opening(_) | State::Dialling(_) | State::Lingering => return Err(None),
+            State::Opening { .. } | State::Dialling(_) | State::Lingering => return Err(None),
         };
         Ok(more)
     }
@@ -173,7 +188,7 @@ impl Connection {
     /// Ends what has taken too long.
     pub(crate) fn expire(&mut self, turn: &mut Turn<'_>) -> Verdict {
         match &self.state {
-            State::Opening(_) => {
+            State::Opening { .. } => {
                 let waited = turn.config.open;
                 turn.log(format_args!("a connection sent no request within {waited:?} and was closed"));
                 Verdict::Close
@@ -207,8 +222,8 @@ impl Connection {
 
     /// None: go on with the next state.
     fn proceed_opening(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
-        let State::Opening(opening) = &mut self.state else { return None };
         loop {
+            let State::Opening { opening, .. } = &mut self.state else { return None };
             // More than any request has, so that one read takes it and what must not follow it.
             let len = match self.host.read(&mut turn.scratch[..2 * MAX_OPENING]) {
                 Ok(None) => return Some(Verdict::Wait),
@@ -217,10 +232,12 @@ impl Connection {
             };
             match opening.handle(&turn.scratch[..len]) {
                 Ok(None) => {}
-                Ok(Some(open)) => {
+                Ok(Some(open)) if self.is_trusted(&open, turn) => {
                     self.dial(&open, turn);
                     return None;
                 }
+                // Asked for proof, or refused.
+                Ok(Some(_)) => {}
                 Err(error) => {
                     turn.log(format_args!("a request was refused: {error}"));
                     let kind = match error {
@@ -233,6 +250,38 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Whether the request may be served. Where that takes the proof of a token, asks for it at the first request
+    /// and refuses a second that is without.
+    fn is_trusted(&mut self, open: &Open, turn: &mut Turn<'_>) -> bool {
+        let Some(token) = &turn.config.token else { return true };
+        let State::Opening { opening, challenge } = &mut self.state else { return false };
+        let answer = match challenge.take() {
+            Some(relay) if token.is_proved_by(open, &relay) => {
+                self.proved = Some(Box::new(Proved { relay: *relay, host: open.nonce.clone() }));
+                return true;
+            }
+            Some(_) => {
+                turn.log(format_args!("a host does not prove the token and was refused"));
+                let text = "the token is not proved: host and guest have different ones";
+                Opened::failed(Kind::Denied, EACCES, text)
+            }
+            None => match token::nonce() {
+                Ok(nonce) => {
+                    (*opening, *challenge) = (Opening::default(), Some(Box::new(nonce)));
+                    let text = "this relay asks for proof of a token: configure it at the host";
+                    let opened = Opened::failed(Kind::Proof, 0, text).with_nonce(nonce);
+                    let _ = self.to_host.send(&mut self.host, &opened.opening());
+                    return false;
+                }
+                Err(error) => {
+                    Opened::failed(Kind::Internal, 0, &format!("the guest has no random bytes ({error})"))
+                }
+            },
+        };
+        self.answer(&answer, turn);
+        false
     }
 
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
@@ -300,14 +349,24 @@ impl Connection {
             self.state = State::Moving(Moving::new(pod));
             self.deadline = None;
         }
-        // A failure here is one of reading, too.
-        let _ = self.to_host.send(&mut self.host, &Opened::connected().opening());
+        self.send_opened(&Opened::connected(), turn);
     }
 
     /// Says this and nothing more.
     fn answer(&mut self, opened: &Opened, turn: &Turn<'_>) {
-        let _ = self.to_host.send(&mut self.host, &opened.opening());
+        self.send_opened(opened, turn);
         self.linger(turn);
+    }
+
+    fn send_opened(&mut self, opened: &Opened, turn: &Turn<'_>) {
+        let bytes = match (self.proved.take(), &turn.config.token) {
+            (Some(proved), Some(token)) => {
+                token.prove_answer(opened.clone(), &proved.relay, &proved.host).opening()
+            }
+            _ => opened.opening(),
+        };
+        // A failure here is one of reading, too.
+        let _ = self.to_host.send(&mut self.host, &bytes);
     }
 
     fn end(&mut self, end: &End, turn: &Turn<'_>) {
@@ -342,7 +401,7 @@ fn abort(state: State, end: &End) -> Option<Vec<u8>> {
     match state {
         State::Moving(moving) => moving.abort(end),
         State::Exchanging(exchange) => exchange.abort(end),
-        State::Opening(_) | State::Dialling(_) | State::Lingering => None,
+        State::Opening { .. } | State::Dialling(_) | State::Lingering => None,
     }
 }
 

@@ -27,6 +27,7 @@ mod listening;
 mod moving;
 mod place;
 mod policy;
+pub mod privileges;
 mod relay;
 mod side;
 pub mod signal;

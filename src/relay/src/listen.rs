@@ -83,24 +83,49 @@ pub(crate) enum Accepted {
 pub(crate) struct Listener {
     fd: OwnedFd,
     listen: Listen,
+    extra_cid: Option<u32>,
+    /// Whether anybody has come since that was last asked.
+    had_visitor: bool,
 }
 
 impl Listener {
-    pub(crate) fn bind(listen: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, extra_cid: Option<u32>) -> io::Result<Self> {
         let fd = match listen {
             Listen::Vsock { port } => bind_vsock(*port)?,
             Listen::Unix { path } => bind_unix(path)?,
         };
-        Ok(Self { fd, listen: listen.clone() })
+        Ok(Self { fd, listen: listen.clone(), extra_cid, had_visitor: false })
     }
 
     pub(crate) fn listen(&self) -> &Listen {
         &self.listen
     }
 
+    /// Whether it may have gone deaf: a vsock listener to which nobody has come since the last call. Kernels that
+    /// leak places in its backlog when connections are reset, as all are after a snapshot (CVE-2026-46214), stop
+    /// accepting without a word.
+    pub(crate) fn may_be_deaf(&mut self) -> bool {
+        !std::mem::take(&mut self.had_visitor) && matches!(self.listen, Listen::Vsock { .. })
+    }
+
+    /// Listens anew, with a new socket that epoll does not know yet. Whoever comes in the instant between the two is
+    /// refused. After an error nobody is heard until this is called again.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        if let Listen::Vsock { port } = self.listen {
+            // Before the old one is given up: without descriptors, that is better than none.
+            let socket = vsock_socket()?;
+            // The port is free only once the old socket is closed.
+            self.fd = socket.into();
+            listen_vsock(SockRef::from(&self.fd), port)?;
+        }
+        Ok(())
+    }
+
     /// Accepts a connection, non-blocking.
-    pub(crate) fn accept(&self) -> Result<Accepted, Errno> {
-        match rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+    pub(crate) fn accept(&mut self) -> Result<Accepted, Errno> {
+        let accepted = rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+        self.had_visitor |= accepted.is_ok();
+        match accepted {
             Ok(peer) if self.may_connect(&peer) => Ok(Accepted::Host(peer)),
             Ok(_) => Ok(Accepted::Stranger),
             Err(Errno::INTR | Errno::CONNABORTED) => Ok(Accepted::Gone),
@@ -115,7 +140,8 @@ impl Listener {
             Listen::Unix { .. } => true,
             Listen::Vsock { .. } => {
                 let address = SockRef::from(peer).peer_addr().ok();
-                address.and_then(|address| address.as_vsock_address()).is_some_and(|(cid, _)| cid == HOST_CID)
+                let peer = address.and_then(|address| address.as_vsock_address());
+                peer.is_some_and(|(cid, _)| cid == HOST_CID || Some(cid) == self.extra_cid)
             }
         }
     }
@@ -137,10 +163,18 @@ impl Drop for Listener {
 }
 
 fn bind_vsock(port: u32) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.bind(&SockAddr::vsock(ANY_CID, port))?;
-    socket.listen(BACKLOG)?;
+    let socket = vsock_socket()?;
+    listen_vsock(SockRef::from(&socket), port)?;
     Ok(socket.into())
+}
+
+fn vsock_socket() -> io::Result<Socket> {
+    Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)
+}
+
+fn listen_vsock(socket: SockRef<'_>, port: u32) -> io::Result<()> {
+    socket.bind(&SockAddr::vsock(ANY_CID, port))?;
+    socket.listen(BACKLOG)
 }
 
 fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
@@ -206,8 +240,8 @@ mod tests {
         let path = folder.path().join("relay.sock");
         let listen = Listen::Unix { path: path.clone() };
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&listen).unwrap();
-        assert_eq!(Listener::bind(&listen).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let listener = Listener::bind(&listen, None).unwrap();
+        assert_eq!(Listener::bind(&listen, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         assert!(!path.exists());
     }
@@ -217,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "mine").unwrap();
-        assert!(Listener::bind(&Listen::Unix { path: path.clone() }).is_err());
+        assert!(Listener::bind(&Listen::Unix { path: path.clone() }, None).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 }

@@ -21,8 +21,8 @@ const TABLES: [(&str, Network, &str); 4] = [
     ("udp6", Network::Udp, "07"),
 ];
 
-/// Bytes of an answer beside its list: its other fields, and a header for each.
-const OTHER_FIELDS: usize = 16;
+/// Bytes of an answer beside its list: its other fields, the relay's proof among them, and a header for each.
+const OTHER_FIELDS: usize = 64;
 
 /// The answer to a request for what listens: as much as fits, TCP first, lowest ports first.
 pub(crate) fn answer(place: &Place) -> Opened {

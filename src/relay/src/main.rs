@@ -4,26 +4,34 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use relay::{Config, Listen, Relay, Rule, signal};
+use channel::Token;
+use relay::{Config, Listen, Relay, Rule, privileges, signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const HELP: &str = "\
 Reaches ports of this guest for a gangplank daemon on the host.
 
-Usage: gangplank-relay --listen ADDRESS [--listen ADDRESS]... [OPTION]...
+Usage: gangplank-relay [OPTION]...
 
-  --listen vsock://PORT    a vsock port, for the host alone
+  --listen vsock://PORT    a vsock port, for the host alone; this may be given several times
   --listen unix:///PATH    a Unix socket, for this user alone
+                           Without any, vsock://1023: only privileged programs can take that port.
   --allow PATTERN          what may be dialled: NETWORK:ADDRESS:PORT or unix:/PATH, such as
   --deny PATTERN           tcp:127.0.0.1:80, udp:10.0.0.0/8:*, *:loopback:1-1023, unix:/run/app/*
                            The first that matches decides; where none does, loopback is allowed.
   --namespace PATH         where a container's network namespace is, such as /run/netns/{id}
   --cgroup                 find a container's namespaces by a process whose cgroup names it
+  --token-file PATH        serve only hosts that prove to have the token in this file
+  --accept-cid CID         serve this context id, too: 1 is this machine itself, for tests
   --help                   this text
   --version                the version
 
-Ends at SIGTERM. Messages go to standard error.
+Once it listens, it gives up all capabilities that these options do not need. Ends at SIGTERM. Messages go to standard error.
 ";
+
+/// The vsock port to listen at: the highest that only a privileged program can take, so that no other program of the
+/// guest can pass for the relay.
+const DEFAULT_PORT: u32 = 1023;
 
 /// What the command line asks for.
 enum Command {
@@ -56,6 +64,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
             "--deny" => config.rules.push(Rule::deny(parse_value(name, &value()?)?)),
             "--namespace" => config.containers.path = Some(namespace_path(value()?)?),
             "--cgroup" => config.containers.by_cgroup = true,
+            "--token-file" => config.token = Some(read_token(name, &value()?)?),
+            "--accept-cid" => config.extra_cid = Some(parse_value(name, &value()?)?),
             "--help" | "-h" => return Ok(Command::Say(HELP.to_owned())),
             "--version" => {
                 return Ok(Command::Say(format!("gangplank-relay {}\n", env!("CARGO_PKG_VERSION"))));
@@ -64,14 +74,17 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
         }
     }
     if listen.is_empty() {
-        Err("nothing to do: give --listen; see --help".to_owned())
-    } else {
-        Ok(Command::Serve(listen, config))
+        listen.push(Listen::Vsock { port: DEFAULT_PORT });
     }
+    Ok(Command::Serve(listen, config))
 }
 
 fn parse_value<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+fn read_token(name: &str, path: &str) -> Result<Token, String> {
+    Token::read(path.as_ref()).map_err(|error| format!("{name}: {path}: {error}"))
 }
 
 fn namespace_path(path: String) -> Result<String, String> {
@@ -94,7 +107,8 @@ fn execute(command: Command) -> Result<(), String> {
 
 fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
     raise_descriptor_limit();
-    let relay = Relay::bind(listen, config)?;
+    let relay = Relay::bind(listen, config.clone())?;
+    privileges::drop_unneeded(&config);
     signal::stop_at_end(relay.stopper());
     for listen in listen {
         eprintln!("gangplank-relay: listening at {listen}");
@@ -107,4 +121,15 @@ fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_options_it_listens_at_a_privileged_port() {
+        let Ok(Command::Serve(listen, _)) = parse(std::iter::empty()) else { panic!("it does not serve") };
+        assert_eq!(listen, [Listen::Vsock { port: 1023 }]);
+    }
 }

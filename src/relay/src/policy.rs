@@ -65,6 +65,11 @@ impl Rule {
     pub fn deny(pattern: Pattern) -> Self {
         Self { is_allowing: false, pattern }
     }
+
+    /// Whether this rule allows Unix sockets.
+    pub(crate) fn opens_paths(&self) -> bool {
+        self.is_allowing && !matches!(self.pattern.matches, Matches::Ip { .. })
+    }
 }
 
 impl fmt::Display for Rule {

@@ -50,6 +50,12 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// How containers are found; by default not at all.
     pub containers: Containers,
+    /// What the host must prove to have. None: nothing.
+    pub token: Option<channel::Token>,
+    /// Time without a visitor after which a vsock listener is made anew, in case it has gone deaf.
+    pub renew: Duration,
+    /// Whom vsock listeners serve, besides the host: a context id, for tests.
+    pub extra_cid: Option<u32>,
     /// Takes a log line.
     pub log: fn(Arguments<'_>),
 }
@@ -64,6 +70,9 @@ impl Default for Config {
             idle: Duration::from_secs(60),
             rules: Vec::new(),
             containers: Containers::default(),
+            token: None,
+            renew: Duration::from_secs(60),
+            extra_cid: None,
             log: say,
         }
     }
@@ -103,6 +112,7 @@ impl From<Errno> for RelayError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     Stop,
+    Renew,
     Listener(u32),
     Host(u32),
     Pod(u32),
@@ -112,6 +122,7 @@ impl From<Token> for EventData {
     fn from(token: Token) -> Self {
         let (tag, index) = match token {
             Token::Stop => (0, 0),
+            Token::Renew => (0, 1),
             Token::Listener(index) => (1, index),
             Token::Host(index) => (2, index),
             Token::Pod(index) => (3, index),
@@ -124,7 +135,8 @@ impl From<EventData> for Token {
     fn from(data: EventData) -> Self {
         let index = (data.u64() >> 2) as u32;
         match data.u64() & 3 {
-            0 => Self::Stop,
+            0 if index == 0 => Self::Stop,
+            0 => Self::Renew,
             1 => Self::Listener(index),
             2 => Self::Host(index),
             _ => Self::Pod(index),
@@ -156,6 +168,8 @@ pub struct Relay {
     epoll: OwnedFd,
     stopper: Stopper,
     listeners: Vec<Listener>,
+    /// Says when to look after the listeners. A timer of the kernel's, so that no clock is read for it.
+    renewal: OwnedFd,
     /// Until when the listeners rest.
     resting: Option<Instant>,
     /// An accept has failed since nobody waited last, and that was said.
@@ -183,9 +197,11 @@ impl Relay {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stopper = Stopper(Arc::new(rustix::event::eventfd(0, flags)?));
         epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
+        let renewal = timer(config.renew)?;
+        epoll::add(&epoll, &renewal, Token::Renew.into(), EventFlags::IN)?;
         let mut listeners = Vec::with_capacity(listen.len());
         for (index, listen) in (0..).zip(listen) {
-            let listener = Listener::bind(listen)
+            let listener = Listener::bind(listen, config.extra_cid)
                 .map_err(|cause| RelayError::Listen { listen: listen.clone(), cause })?;
             epoll::add(&epoll, &listener, Token::Listener(index).into(), EventFlags::IN)?;
             listeners.push(listener);
@@ -195,6 +211,7 @@ impl Relay {
             epoll,
             stopper,
             listeners,
+            renewal,
             resting: None,
             is_short: false,
             had_stranger: false,
@@ -229,6 +246,7 @@ impl Relay {
                         self.shut_down();
                         return Ok(());
                     }
+                    Token::Renew => self.renew_listeners(),
                     Token::Listener(index) => self.accept(index as usize),
                     Token::Host(index) => self.note(index, false, event.flags),
                     Token::Pod(index) => self.note(index, true, event.flags),
@@ -303,6 +321,36 @@ impl Relay {
         }
     }
 
+    /// Makes those anew to which nobody has come for long.
+    fn renew_listeners(&mut self) {
+        // What was read does not matter: that it was is what silences the timer.
+        let _ = rustix::io::read(&self.renewal, &mut [0; 8]);
+        for index in 0..self.listeners.len() {
+            // Whoever waits is let in first.
+            self.accept(index);
+            if self.listeners[index].may_be_deaf() {
+                self.renew_listener(index);
+            }
+        }
+    }
+
+    fn renew_listener(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        let watch = |listener: &Listener| {
+            // Epoll has let go of the old socket when that was closed.
+            epoll::add(&self.epoll, listener, Token::Listener(index as u32).into(), EventFlags::IN)
+        };
+        let renewed = match listener.listen() {
+            Listen::Vsock { .. } => listener.renew().and_then(|()| Ok(watch(listener)?)),
+            // Nothing is known that makes these go deaf.
+            Listen::Unix { .. } => Ok(()),
+        };
+        if let Err(error) = renewed {
+            let listen = listener.listen();
+            (self.config.log)(format_args!("cannot listen anew at {listen} ({error}); trying again later"));
+        }
+    }
+
     fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPTS {
             if self.connections.len() >= self.config.connections + BUSY {
@@ -332,6 +380,10 @@ impl Relay {
     }
 
     fn fail_accept(&mut self, index: usize, error: Errno) {
+        let is_shortage = matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM);
+        if !is_shortage {
+            self.renew_listener(index);
+        }
         if !std::mem::replace(&mut self.is_short, true) {
             let listen = self.listeners[index].listen();
             (self.config.log)(format_args!(
@@ -374,6 +426,17 @@ impl Relay {
         self.connections.drain().for_each(Connection::shut_down);
         (self.config.log)(format_args!("ending; {living} connections were open"));
     }
+}
+
+/// A timer that goes off again and again.
+fn timer(every: Duration) -> Result<OwnedFd, Errno> {
+    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+    let every = timespec(every);
+    let times = Itimerspec { it_interval: every, it_value: every };
+    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+    Ok(timer)
 }
 
 fn timespec(wait: Duration) -> Timespec {

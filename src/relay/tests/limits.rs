@@ -140,7 +140,7 @@ async fn a_relay_that_is_full_says_so_and_serves_again() {
     let first = guest.dial(port).await;
     let _second = guest.dial(port).await;
     let error = guest.try_dial(&format!(":{port}")).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::RelayNotReady);
+    assert_eq!(error.kind, DialErrorKind::Busy);
     assert!(error.cause.contains("2 connections, as many as it may"), "{error}");
     drop(first);
     soon(async { while guest.try_dial(&format!(":{port}")).await.is_err() {} }).await;

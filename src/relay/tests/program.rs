@@ -51,11 +51,12 @@ fn says_what_it_can_do() {
 #[test]
 fn a_wrong_command_line_is_told() {
     for (arguments, part) in [
-        (&[][..], "give --listen"),
-        (&["--listen"], "--listen needs a value"),
+        (&["--listen"][..], "--listen needs a value"),
         (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
         (&["--allow", "80"], "--allow: `80` is no pattern"),
         (&["--namespace", "/run/netns"], "no absolute path with {id}"),
+        (&["--token-file", "/nowhere/token"], "/nowhere/token: cannot read the token"),
+        (&["--accept-cid=x"], "--accept-cid:"),
         (&["--port=80"], "`--port=80` is no option"),
         (&["--listen=unix:///nowhere/relay.sock"], "cannot listen at unix:///nowhere/relay.sock"),
     ] {
@@ -75,6 +76,12 @@ fn listens_at_several_places_and_ends_at_sigterm() {
         wait_until(|| UnixStream::connect(path).is_ok());
         is_answered(&mut UnixStream::connect(path).unwrap());
     }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!(field("NoNewPrivs:"), "1");
+    // Of all capabilities, that of binding privileged ports may be left.
+    assert_eq!(u64::from_str_radix(field("CapEff:"), 16).unwrap() & !(1 << 10), 0);
+    assert_eq!(u64::from_str_radix(field("CapPrm:"), 16).unwrap() & !(1 << 10), 0);
     terminate(&child);
     assert!(child.wait().unwrap().success());
     assert!(paths.iter().all(|path| !path.exists()));

@@ -101,6 +101,11 @@ impl Socket {
         }
     }
 
+    /// Whether the last write found no room.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
     /// Writes what goes without waiting; for last words.
     pub(super) fn try_write(&self, parts: &[IoSlice<'_>]) {
         let _ = send(self.descriptor.get_ref(), parts);
@@ -126,14 +131,14 @@ fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
 
 /// Who waits for one direction.
 #[derive(Debug, Default)]
-struct Waiting {
+pub(super) struct Waiting {
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 impl Waiting {
     /// Polls for this role, so that afterwards all who wait are registered.
-    fn poll<T>(
+    pub(super) fn poll<T>(
         &mut self,
         role: Role,
         cx: &mut Context<'_>,

@@ -9,6 +9,11 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::frame::MAX_DATA;
 use crate::link::WINDOW;
+use crate::preamble::VERSION;
+
+fn channel(host: StdStream) -> Channel {
+    Channel::new(watch_reading(host.into()).unwrap(), VERSION, None)
+}
 
 /// A channel and the guest's end of its transport, whose buffers hold little where `tight` says so.
 fn pair(tight: bool) -> (Channel, UnixStream) {
@@ -18,7 +23,7 @@ fn pair(tight: bool) -> (Channel, UnixStream) {
     }
     host.set_nonblocking(true).unwrap();
     guest.set_nonblocking(true).unwrap();
-    (Channel::new(watch_reading(host.into()).unwrap()), UnixStream::from_std(guest).unwrap())
+    (channel(host), UnixStream::from_std(guest).unwrap())
 }
 
 fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
@@ -220,7 +225,7 @@ async fn a_writer_whose_reader_has_ended_hears_of_a_reset_at_once() {
 async fn a_closed_transport_gives_its_bytes_first() {
     let (host, mut guest) = StdStream::pair().unwrap();
     host.set_nonblocking(true).unwrap();
-    let mut channel = Channel::new(watch_reading(host.into()).unwrap());
+    let mut channel = channel(host);
     guest.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     guest.write_all(&frame(Kind::Data, b"last words")).unwrap();
     channel.write_all(b"x").await.unwrap();
@@ -230,4 +235,63 @@ async fn a_closed_transport_gives_its_bytes_first() {
     let mut got = Vec::new();
     let error = channel.read_to_end(&mut got).await.unwrap_err();
     assert_eq!((&got[..], error.kind()), (&b"last words"[..], ErrorKind::UnexpectedEof));
+}
+
+/// A guest that is silent is asked once, and given up; one that answers is asked again, and never given up. The clock
+/// runs ahead whenever nothing is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_owes_a_word_is_asked_and_given_up_when_it_is_silent() {
+    let (mut channel, mut guest) = pair(false);
+    channel.write_all(b"hello").await.unwrap();
+    hear(&mut guest, &frame(Kind::Data, b"hello")).await;
+    let began = tokio::time::Instant::now();
+    let error = channel.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("paused"), "{error}");
+    assert!((2 * silence::QUIET..=3 * silence::QUIET).contains(&began.elapsed()), "{:?}", began.elapsed());
+    hear(&mut guest, &frame(Kind::Ping, b"")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_answers_is_left_in_peace_by_a_reader() {
+    let (mut channel, mut guest) = pair(false);
+    channel.write_all(b"hello").await.unwrap();
+    let reading = tokio::spawn(async move { channel.read(&mut [0]).await });
+    hear(&mut guest, &frame(Kind::Data, b"hello")).await;
+    hear(&mut guest, &frame(Kind::Ping, b"")).await;
+    guest.write_all(&frame(Kind::Pong, b"")).await.unwrap();
+    // Nothing is owed any more, so that nothing is asked, however long it takes.
+    let mut more = [0; 4];
+    assert!(timeout(20 * silence::QUIET, guest.read(&mut more)).await.is_err());
+    guest.write_all(&frame(Kind::Data, b"x")).await.unwrap();
+    assert_eq!(reading.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_waits_for_a_slow_pod_asks_again_and_again() {
+    let (mut channel, mut guest) = pair(false);
+    let ending = tokio::spawn(async move { channel.shutdown().await.map(|()| channel) });
+    hear(&mut guest, &frame(Kind::Fin, b"")).await;
+    for _ in 0..5 {
+        hear(&mut guest, &frame(Kind::Ping, b"")).await;
+        guest.write_all(&frame(Kind::Pong, b"")).await.unwrap();
+    }
+    guest.write_all(&frame(Kind::FinAck, b"")).await.unwrap();
+    ending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_channel_and_an_old_relay_are_never_asked() {
+    let (mut channel, mut guest) = pair(false);
+    let reading = tokio::spawn(async move { channel.read(&mut [0]).await });
+    assert!(timeout(20 * silence::QUIET, guest.read(&mut [0])).await.is_err());
+    reading.abort();
+
+    let (host, guest) = StdStream::pair().unwrap();
+    host.set_nonblocking(true).unwrap();
+    let old = Version { major: 1, minor: 0 };
+    let mut channel = Channel::new(watch_reading(host.into()).unwrap(), old, None);
+    channel.write_all(b"hello").await.unwrap();
+    assert!(timeout(20 * silence::QUIET, channel.read(&mut [0])).await.is_err());
+    drop(guest);
 }

@@ -24,9 +24,11 @@ pub enum DialErrorKind {
     TimedOut,
     /// Policy: a rule of the relay forbids it.
     Denied,
-    /// The guest, this once: its relay was not reached, did not answer, or has too many connections. The
-    /// next dial may work.
+    /// The guest, this once: its relay was not reached or did not answer. The next dial may work.
     RelayNotReady,
+    /// The load: the device or the relay has as many connections as it may, or too many requests wait for an
+    /// answer. A later dial may work.
+    Busy,
     /// The guest, for good: what answers is no relay or one of another version. Every further dial would
     /// fail until it is replaced.
     RelayUnusable,
@@ -45,6 +47,7 @@ impl DialErrorKind {
             Self::TimedOut => "timed_out",
             Self::Denied => "denied",
             Self::RelayNotReady => "relay_not_ready",
+            Self::Busy => "busy",
             Self::RelayUnusable => "relay_unusable",
             Self::BadEndpoint => "bad_endpoint",
             Self::Internal => "internal",

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::{DialError, DialErrorKind, read, retry};
+use super::{DialError, DialErrorKind, Seat, read, retry};
 use crate::Endpoint;
 use crate::channel::Descriptor;
 
@@ -33,7 +33,8 @@ pub(super) async fn handshake(
     descriptor: Descriptor,
     endpoint: &Endpoint,
     port: u32,
-) -> Result<Descriptor, DialError> {
+    seat: Seat,
+) -> Result<(Descriptor, Seat), DialError> {
     let not_ready = |cause| DialError::new(DialErrorKind::RelayNotReady, format!("{endpoint}: {cause}"));
     let line = format!("CONNECT {port}\n");
     // The socket is fresh, so that the line fits; not awaiting is what makes it one write, at once.
@@ -42,10 +43,10 @@ pub(super) async fn handshake(
         Ok(_) => return Err(not_ready("the multiplexer's socket took only a part of CONNECT".to_owned())),
         Err(error) => return Err(not_ready(format!("CONNECT could not be sent ({error})"))),
     }
-    let kept = Kept { descriptor: Some(descriptor), runtime: Handle::current() };
-    let (answer, descriptor) = kept.answer().await;
-    match (answer, descriptor) {
-        (Ok(line), Some(descriptor)) if line.starts_with(b"OK") => Ok(descriptor),
+    let kept = Kept { connection: Some((descriptor, seat)), runtime: Handle::current() };
+    let (answer, connection) = kept.answer().await;
+    match (answer, connection) {
+        (Ok(line), Some(connection)) if line.starts_with(b"OK") => Ok(connection),
         (Ok(line), _) if line.is_empty() => Err(not_ready(format!(
             "nothing listens on vsock port {port} in the guest, says the multiplexer; is the relay running?"
         ))),
@@ -62,25 +63,29 @@ pub(super) async fn handshake(
 
 /// A connection between CONNECT and the answer. Dropped in that time, it lives on until then.
 struct Kept {
-    descriptor: Option<Descriptor>,
+    connection: Option<(Descriptor, Seat)>,
     runtime: Handle,
 }
 
 impl Kept {
     /// Waits for the answer, a line; gives the connection back.
-    async fn answer(mut self) -> (std::io::Result<Vec<u8>>, Option<Descriptor>) {
-        let answer = match &self.descriptor {
-            Some(descriptor) => read_line(descriptor).await,
+    async fn answer(mut self) -> (std::io::Result<Vec<u8>>, Option<(Descriptor, Seat)>) {
+        let answer = match &self.connection {
+            Some((descriptor, _)) => read_line(descriptor).await,
             None => Ok(Vec::new()),
         };
-        (answer, self.descriptor.take())
+        (answer, self.connection.take())
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(descriptor) = self.descriptor.take() {
-            self.runtime.spawn(async move { timeout(KEEP, read_line(&descriptor)).await });
+        if let Some((descriptor, mut seat)) = self.connection.take() {
+            seat.abandon();
+            self.runtime.spawn(async move {
+                let _ = timeout(KEEP, read_line(&descriptor)).await;
+                drop((descriptor, seat));
+            });
         }
     }
 }

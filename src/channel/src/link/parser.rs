@@ -34,6 +34,8 @@ pub(super) enum Frame {
     Credit(u32),
     Fin,
     FinAck,
+    Ping,
+    Pong,
     Reset(Box<Reset>),
 }
 
@@ -120,6 +122,8 @@ fn after_header(header: [u8; HEADER_LEN]) -> Result<(Parser, Option<Frame>), Vio
         Kind::Credit => (Parser::Credit { bytes: [0; CREDIT_LEN], have: 0 }, None),
         Kind::Fin => (START, Some(Frame::Fin)),
         Kind::FinAck => (START, Some(Frame::FinAck)),
+        Kind::Ping => (START, Some(Frame::Ping)),
+        Kind::Pong => (START, Some(Frame::Pong)),
         Kind::Reset => (Parser::Reset { bytes: Vec::with_capacity(len), len }, None),
         Kind::Open | Kind::Opened => return Err(Violation::OutOfPlace(kind)),
     })

@@ -194,7 +194,7 @@ fn every_violation_is_found() {
     let late_data = [bare(Kind::Fin), data(b"x")].concat();
     let kind = |kind, len| Violation::Length { kind, len };
     assert_eq!(violates(&[0, 0, 0, 0]), Violation::UnknownFrame(0));
-    assert_eq!(violates(&[8, 0, 0, 0]), Violation::UnknownFrame(8));
+    assert_eq!(violates(&[10, 0, 0, 0]), Violation::UnknownFrame(10));
     assert_eq!(violates(&[3, 0, 0, 0]), kind(Kind::Data, 0));
     assert_eq!(violates(&[3, 1, 0, 1]), kind(Kind::Data, MAX_DATA + 1));
     assert_eq!(violates(&[4, 0, 0, 5]), kind(Kind::Credit, 5));
@@ -333,4 +333,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_ping_is_answered_once_however_often_it_comes() {
+    let mut link = Link::new();
+    let pings = [8, 0, 0, 0].repeat(1_000);
+    assert!(read_all(&mut link, &pings).unwrap().is_empty());
+    assert_eq!(*link.control(false), [9, 0, 0, 0]);
+    assert!(link.control(false).is_empty());
+}
+
+#[test]
+fn a_peer_is_asked_once_until_it_answers() {
+    let mut link = Link::new();
+    link.ping();
+    assert_eq!(*link.control(false), [8, 0, 0, 0]);
+    link.ping();
+    assert!(!link.is_control_due());
+    read_all(&mut link, &[9, 0, 0, 0]).unwrap();
+    link.ping();
+    assert_eq!(*link.control(false), [8, 0, 0, 0]);
+    read_all(&mut link, &[9, 0, 0, 0]).unwrap();
+    assert_eq!(read_all(&mut link, &[9, 0, 0, 0]).unwrap_err(), Violation::OutOfPlace(Kind::Pong));
 }

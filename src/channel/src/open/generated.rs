@@ -19,6 +19,13 @@ pub struct Open {
     /// bounds every other value.
     #[prost(uint32, tag = "4")]
     pub timeout_ms: u32,
+    /// The host's 32 random bytes. This and the proof are only in a request that is repeated because the relay has
+    /// asked for proof of a token (docs/protocol.md).
+    #[prost(bytes = "vec", tag = "5")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    /// HMAC-SHA256, 32 bytes.
+    #[prost(bytes = "vec", tag = "6")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 /// A port on which a program of the guest listens.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -54,6 +61,12 @@ pub struct Opened {
     /// Whether more listens than this message could hold.
     #[prost(bool, tag = "5")]
     pub is_cut: bool,
+    /// KIND_PROOF: the relay's 32 random bytes.
+    #[prost(bytes = "vec", tag = "6")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    /// The relay's own proof of the token, in its answer to a request with one.
+    #[prost(bytes = "vec", tag = "7")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 /// Nested message and enum types in `Opened`.
 pub mod opened {
@@ -91,6 +104,8 @@ pub mod opened {
         Invalid = 8,
         /// A fault of the relay or its machine.
         Internal = 9,
+        /// The relay asks for proof of a token: the host opens once more on the same connection, with it. Since 1.1.
+        Proof = 10,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -109,6 +124,7 @@ pub mod opened {
                 Self::Version => "KIND_VERSION",
                 Self::Invalid => "KIND_INVALID",
                 Self::Internal => "KIND_INTERNAL",
+                Self::Proof => "KIND_PROOF",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -124,6 +140,7 @@ pub mod opened {
                 "KIND_VERSION" => Some(Self::Version),
                 "KIND_INVALID" => Some(Self::Invalid),
                 "KIND_INTERNAL" => Some(Self::Internal),
+                "KIND_PROOF" => Some(Self::Proof),
                 _ => None,
             }
         }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What a dial gives.
+#[expect(clippy::large_enum_variant, reason = "most connections are the larger one")]
 pub(crate) enum PodConn {
     /// Straight to the port, in the pod's network namespace.
     Tcp(TcpStream),

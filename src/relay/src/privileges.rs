@@ -1,0 +1,52 @@
+//! What the program may do besides its work: as little as possible, once it listens.
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
+
+use crate::Config;
+
+/// Gives up every capability of this thread, and of those that it will start, that the configuration does not
+/// need, and the way to get new ones by running a program. What cannot be given up was not there, or is kept by a
+/// system that is stricter than this; neither is worth not serving.
+pub fn drop_unneeded(config: &Config) {
+    let _ = set_no_new_privs(true);
+    let needed = needed(config);
+    if let Ok(mut sets) = capabilities(None) {
+        sets.effective &= needed;
+        sets.permitted &= needed;
+        sets.inheritable = CapabilitySet::empty();
+        let _ = set_capabilities(None, sets);
+    }
+}
+
+fn needed(config: &Config) -> CapabilitySet {
+    // A listener of a privileged port may have to be made anew.
+    let mut needed = CapabilitySet::NET_BIND_SERVICE;
+    if config.containers.path.is_some() || config.containers.by_cgroup {
+        needed |= CapabilitySet::SYS_ADMIN; // setns(2)
+    }
+    if config.containers.by_cgroup {
+        needed |= CapabilitySet::SYS_PTRACE; // what is under /proc/PID of others: ns/net, root
+    }
+    if config.rules.iter().any(crate::Rule::opens_paths) {
+        needed |= CapabilitySet::DAC_OVERRIDE; // sockets of other users
+    }
+    needed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Containers, Rule};
+
+    #[test]
+    fn each_option_keeps_what_it_needs() {
+        assert_eq!(needed(&Config::default()), CapabilitySet::NET_BIND_SERVICE);
+        let containers = Containers { path: None, by_cgroup: true };
+        let rules = vec![Rule::allow("unix:/run/*".parse().unwrap())];
+        let all = needed(&Config { containers, rules, ..Config::default() });
+        assert!(
+            all.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_OVERRIDE)
+        );
+        assert!(!all.contains(CapabilitySet::NET_ADMIN));
+    }
+}
