@@ -218,6 +218,20 @@ async fn channels_over_tls() {
 }
 
 #[tokio::test]
+async fn floods_of_pings_that_nobody_reads_cost_only_the_session() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.sign("localhost"));
+    let tls = Some(Tls::load(files.all()).unwrap());
+    let limits = Limits { write_stall_timeout: Duration::from_millis(400), ..Limits::default() };
+    let host = Host::with(Config { tls, limits, ..Config::default() }).await;
+    let mut peer = spdy_peer(&host, authority.client(None)).await;
+    let pings = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1].repeat(1_000);
+    let flood = async { while peer.socket.write_all(&pings).await.is_ok() {} };
+    tokio::time::timeout(LONG, flood).await.expect("the session goes on");
+    host.expect_no_session().await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_by_tcp_alone_ends_its_session() {
     let (host, authority, _files) = start().await;
     let peer = spdy_peer(&host, authority.client(None)).await;

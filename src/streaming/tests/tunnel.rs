@@ -9,6 +9,7 @@ use common::frames::{Frame, Heard, take_frames};
 use common::raw::{Raw, tunnel_head};
 use common::*;
 use futures_util::{SinkExt, StreamExt};
+use streaming::{Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -229,4 +230,15 @@ async fn expect_close(socket: &mut Socket, code: CloseCode) {
         Some(Message::Close(Some(frame))) => assert_eq!(frame.code, code),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn floods_of_pings_that_nobody_reads_cost_only_the_session() {
+    let limits = Limits { write_stall_timeout: Duration::from_millis(400), ..Limits::default() };
+    let host = Host::with(Config { limits, ..Config::default() }).await;
+    let mut socket = connect(&host).await;
+    let pings = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1].repeat(1_000);
+    let flood = async { while socket.send(Message::binary(pings.clone())).await.is_ok() {} };
+    timeout(LONG, flood).await.expect("the session goes on");
+    host.expect_no_session().await;
 }

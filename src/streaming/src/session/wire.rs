@@ -53,18 +53,21 @@ pub(super) struct Wire<W> {
     head: usize,
     /// The rest of a frame's payload.
     pipe: Option<Pipe>,
+    /// The socket has taken bytes that it has not passed on (TLS and WebSocket have buffers of their own).
+    unflushed: bool,
     /// When the socket last took a byte, or was last found empty-handed.
     moved: Instant,
 }
 
 impl<W: ClientSocket> Wire<W> {
     pub(super) fn new(socket: W, early: Bytes) -> Self {
-        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, moved: Instant::now() }
+        let moved = Instant::now();
+        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, unflushed: false, moved }
     }
 
     /// The client has not taken what was sent to it.
     pub(super) fn is_blocked(&self) -> bool {
-        !self.leftover.is_empty() || self.pipe.is_some()
+        !self.leftover.is_empty() || self.pipe.is_some() || self.unflushed
     }
 
     /// When the blocked client last took something.
@@ -171,7 +174,9 @@ impl<W: ClientSocket> Wire<W> {
             ready!(drained)?;
             self.pipe = None;
         }
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        self.unflushed = flushed.is_pending();
+        flushed
     }
 
     /// Says goodbye once everything is flushed.
