@@ -77,6 +77,7 @@
 mod client;
 mod config;
 mod dial;
+mod metered;
 mod request_cache;
 mod server;
 mod session;

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::dial::Dial;
+use crate::metered::Metered;
 use crate::request_cache::{RequestCache, TokenError};
 use crate::session::server::ServerSession;
 use crate::session::{ClientSocket, Ended, Order, Totals};
@@ -178,8 +179,7 @@ impl<D: Dial> Server<D> {
     /// these forward `ports` and no others, which the first two don't look at.
     ///
     /// For an HTTP server of the embedder's own: it must run on hyper's HTTP/1, with upgrades, over a
-    /// `TokioIo<TcpStream>` or a `TokioIo<TlsStream<TcpStream>>`. A `SocketAddr` among the request's extensions is
-    /// logged as the client's.
+    /// `TokioIo<TcpStream>`. A `SocketAddr` among the request's extensions is logged as the client's.
     pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>, ports: Arc<[u16]>) -> Answer {
         let (protocol, answer) = match self.negotiate(&request, &ports) {
             Ok(agreed) => agreed,
@@ -235,7 +235,8 @@ impl<D: Dial> Server<D> {
         let Some(tls) = &self.inner.config.tls else {
             return self.serve_http(socket, client, stop).await;
         };
-        let handshake = timeout(self.inner.limits.request_head_timeout, tls.acceptor().accept(socket));
+        let handshake =
+            timeout(self.inner.limits.request_head_timeout, tls.acceptor().accept(Metered::new(socket)));
         let accepted = tokio::select! {
             accepted = handshake => accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             () = stop.cancelled() => return,
@@ -358,7 +359,7 @@ impl<D: Dial> Inner<D> {
     async fn run(&self, opening: Opening, upgraded: Upgraded, orders: oneshot::Receiver<Order>) {
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => self.converse(opening, parts.io.into_inner(), parts.read_buf, orders).await,
-            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<Metered<TcpStream>>>>() {
                 // Boxed, so that sessions without TLS don't keep room for it.
                 Ok(parts) => {
                     Box::pin(self.converse(opening, parts.io.into_inner(), parts.read_buf, orders)).await;

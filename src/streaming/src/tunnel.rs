@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
+use crate::metered::Metered;
 use crate::session::ClientSocket;
 
 /// Longest message that is taken. Clients send what they have, tens of KiB.
@@ -29,7 +30,7 @@ const BUFFER: usize = 16 << 10;
 
 /// A WebSocket as a byte stream.
 pub(crate) struct Tunnel<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Metered<S>>,
     current: Bytes,
     /// Our close frame is on its way.
     closing: bool,
@@ -44,6 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             .max_write_buffer_size(4 * MAX_WRITE)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
+        let stream = Metered::new(stream);
         let socket =
             WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await;
         Self { socket, current: Bytes::new(), closing: false }
@@ -140,6 +142,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ClientSocket for Tunnel<S> {
+    fn written(&self) -> u64 {
+        self.socket.get_ref().written()
+    }
+
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(self).poll_shutdown(cx).map(|_| ())
     }

@@ -242,3 +242,24 @@ async fn floods_of_pings_that_nobody_reads_cost_only_the_session() {
     timeout(LONG, flood).await.expect("the session goes on");
     host.expect_no_session().await;
 }
+
+#[tokio::test]
+async fn a_client_that_takes_little_is_not_given_up() {
+    let limits = Limits { write_stall_timeout: Duration::from_secs(1), ..Limits::default() };
+    let host = Host::with(Config { limits, ..Config::default() }).await;
+    let port =
+        pod(async |mut socket| while socket.write_all(&[0; 64 << 10]).await.is_ok() {}).await.to_string();
+    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
+    spdy.open(&headers("error"), true).unwrap();
+    spdy.open(&headers("data"), false).unwrap();
+    let mut socket = connect(&host).await;
+    socket.send(Message::binary(spdy.output().to_vec())).await.unwrap();
+    let mut buf = vec![0; 1 << 20];
+    // Longer than the limit altogether, and never as long without taking some.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(timeout(LONG, socket.get_mut().read(&mut buf)).await.unwrap().unwrap() > 0);
+    }
+    assert_eq!(host.server.stats().sessions_open, 1);
+}

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::pipe::Pipe;
+use crate::metered::Metered;
 
 /// What a session needs of its client's socket.
 pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -19,6 +20,11 @@ pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// a half-close for the end of everything.
     fn poll_goodbye(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
+    }
+
+    /// Bytes that it has passed on so far, if it has a buffer of its own.
+    fn written(&self) -> u64 {
+        0
     }
 
     /// The TCP socket, if it carries SPDY's bytes as they are.
@@ -34,7 +40,11 @@ impl ClientSocket for TcpStream {
 }
 
 /// TLS has an end of its own, without which the peer must take the stream for cut off.
-impl ClientSocket for TlsStream<TcpStream> {
+impl ClientSocket for TlsStream<Metered<TcpStream>> {
+    fn written(&self) -> u64 {
+        self.get_ref().0.written()
+    }
+
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(self).poll_shutdown(cx).map(|_| ())
     }
@@ -55,6 +65,8 @@ pub(super) struct Wire<W> {
     pipe: Option<Pipe>,
     /// The socket has taken bytes that it has not passed on (TLS and WebSocket have buffers of their own).
     unflushed: bool,
+    /// How much it had passed on at the last look.
+    written: u64,
     /// When the socket last took a byte, or was last found empty-handed.
     moved: Instant,
 }
@@ -62,7 +74,7 @@ pub(super) struct Wire<W> {
 impl<W: ClientSocket> Wire<W> {
     pub(super) fn new(socket: W, early: Bytes) -> Self {
         let moved = Instant::now();
-        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, unflushed: false, moved }
+        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, unflushed: false, written: 0, moved }
     }
 
     /// The client has not taken what was sent to it.
@@ -176,6 +188,10 @@ impl<W: ClientSocket> Wire<W> {
         }
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
         self.unflushed = flushed.is_pending();
+        let written = self.socket.written();
+        if written != std::mem::replace(&mut self.written, written) {
+            self.moved = now;
+        }
         flushed
     }
 

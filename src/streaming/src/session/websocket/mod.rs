@@ -16,7 +16,6 @@
 //! moving is reset.
 
 mod messages;
-mod metered;
 mod socket;
 
 use std::collections::VecDeque;
