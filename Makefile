@@ -5,11 +5,13 @@ CACHE := e2e/.cache
 BIN := $(CACHE)/bin
 GUEST := $(CACHE)/guest
 STATIC := target/x86_64-unknown-linux-gnu/release
+RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
+RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20)
 
-.PHONY: help demo demo-vm test lint unit e2e bench relay tools packages guest daemon static clean
+.PHONY: help demo demo-vm test lint unit e2e vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -22,7 +24,7 @@ demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU
 	cargo build --release --locked -p gangplank-e2e --bin run-guest
 	target/release/gangplank demo --vm target/release/run-guest
 
-test: lint unit e2e ## All that must pass
+test: lint unit e2e vsock relay-size ## All that must pass
 
 lint: ## Format, clippy and documentation, without a warning
 	cargo fmt --all --check
@@ -40,9 +42,26 @@ bench: daemon relay ## Figures beside the reference server and a plain relay
 	e2e/bench/run
 
 relay: ## The guest's relay, one static file
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile relay --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay
-	@ls -l $(STATIC)/gangplank-relay
+	@ls -l $(RELAY)
+
+relay-arm64: ## The same for arm64 (Debian's cross compiler links it, QEMU runs it once)
+	@command -v aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null || { \
+	  $(APT) update && $(APT) install --no-install-recommends -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; }
+	rustup target add aarch64-unknown-linux-gnu
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc RUSTFLAGS="-C target-feature=+crt-static" \
+	  cargo build --profile relay --locked --target aarch64-unknown-linux-gnu -p gangplank-relay
+	qemu-aarch64-static $(RELAY_ARM64) --version
+	@ls -l $(RELAY_ARM64)
+
+relay-size: relay ## What the relay takes of a guest is what is promised
+	src/relay/tests/check-size $(RELAY)
+
+vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU guest
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
+	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
 
 tools: $(CLIENTS) $(CACHE)/python $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
 

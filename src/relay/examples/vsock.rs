@@ -1,0 +1,121 @@
+//! Channel and relay over AF_VSOCK, both in one guest (e2e/guest/check-vsock): what no Unix socket can show.
+//!
+//! Needs the kernel's vsock_loopback. Ends with status 0 after `vsock: all is well`, else it panics.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial, ports};
+use common::*;
+use relay::{Config, Listen, Relay, Stopper};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const MIB: usize = 1 << 20;
+
+/// This machine itself, by the loopback transport.
+const SELF: u32 = 1;
+
+fn start(port: u32, config: Config) -> Stopper {
+    let relay = Relay::bind(&[Listen::Vsock { port }], config).unwrap();
+    let stopper = relay.stopper();
+    std::thread::spawn(move || relay.run().unwrap());
+    stopper
+}
+
+async fn reach(vsock: u32, port: u16) -> Result<Channel, DialError> {
+    let endpoint = Endpoint::Vsock { cid: SELF, port: vsock };
+    soon(dial(&endpoint, Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10)))).await
+}
+
+async fn fails(vsock: u32, port: u16, kind: DialErrorKind) {
+    let error = reach(vsock, port).await.unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    println!("vsock: as it should be: {error}");
+}
+
+async fn moves_both_ways() {
+    let port = pod(|mut connection| async move {
+        expect_pattern(&mut connection, 1, 8 * MIB).await;
+        send_pattern(&mut connection, 2, 8 * MIB).await;
+    })
+    .await;
+    let mut channel = reach(1023, port).await.unwrap();
+    soon(async {
+        send_pattern(&mut channel, 1, 8 * MIB).await;
+        channel.shutdown().await.unwrap();
+        expect_pattern(&mut channel, 2, 8 * MIB).await;
+    })
+    .await;
+}
+
+async fn many_at_once() {
+    let port = pod(echo).await;
+    let all: Vec<_> = (0..200)
+        .map(|seed| {
+            tokio::spawn(async move {
+                let (mut from, mut to) = tokio::io::split(reach(1023, port).await.unwrap());
+                let sending = async {
+                    send_pattern(&mut to, seed, 64 << 10).await;
+                    to.shutdown().await.unwrap();
+                };
+                tokio::join!(sending, expect_pattern(&mut from, seed, 64 << 10));
+            })
+        })
+        .collect();
+    for one in all {
+        soon(one).await.unwrap();
+    }
+}
+
+/// The listener is made anew again and again, and those who come meanwhile are served: one in the instant without a
+/// listener is refused, and its next try works.
+async fn a_listener_made_anew_serves() {
+    let port = pod(echo).await;
+    let living = reach(1025, port).await.unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(130)).await;
+        if reach(1025, port).await.is_err() {
+            reach(1025, port).await.unwrap();
+        }
+    }
+    let (mut from, mut to) = tokio::io::split(living);
+    send_pattern(&mut to, 3, MIB / 32).await;
+    to.shutdown().await.unwrap();
+    soon(expect_pattern(&mut from, 3, MIB / 32)).await;
+}
+
+async fn a_relay_that_ends_is_noticed(stopper: &Stopper) {
+    let port = pod(echo).await;
+    let mut channel = reach(1023, port).await.unwrap();
+    stopper.stop();
+    let error = soon(channel.read(&mut [0])).await.unwrap_err();
+    println!("vsock: as it should be: {error}");
+    assert!(error.to_string().contains("the relay in the guest is ending"), "{error}");
+    fails(1023, port, DialErrorKind::RelayNotReady).await;
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let accepting = Config { extra_cid: Some(SELF), ..Config::default() };
+    let stopper = start(1023, accepting.clone());
+    let _anew = start(1025, Config { renew: Duration::from_millis(100), ..accepting });
+    let _strict = start(1026, Config::default());
+
+    moves_both_ways().await;
+    many_at_once().await;
+    let port = pod(echo).await;
+    let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();
+    assert!(listening.iter().any(|at| at.address.port() == port), "{listening:?}");
+    fails(1023, unused_port().await, DialErrorKind::Refused).await;
+    // Nobody listens there.
+    fails(1027, port, DialErrorKind::RelayNotReady).await;
+    // This one serves the host alone, and that is not this machine.
+    fails(1026, port, DialErrorKind::RelayNotReady).await;
+    a_listener_made_anew_serves().await;
+    a_relay_that_ends_is_noticed(&stopper).await;
+    println!("vsock: all is well");
+}
