@@ -133,8 +133,11 @@ async fn relay(
 ) -> Result<Transport, DialError> {
     let network = match request.network {
         Network::Tcp => channel::Network::Tcp,
-        Network::Udp => channel::Network::Udp,
         Network::Unix => channel::Network::Unix,
+        Network::Udp => {
+            let cause = "network udp: a byte stream does not keep datagrams apart; only tcp and unix are dialled";
+            return Err(DialError::new(DialErrorKind::Unsupported, cause));
+        }
     };
     let mut open = channel::Open::tcp(request.address.clone(), limit);
     open.container.clone_from(&request.container);

@@ -9,9 +9,9 @@ use std::str::FromStr;
 pub enum Network {
     /// A byte stream to `HOST:PORT`.
     Tcp,
-    /// Datagrams to `HOST:PORT`. No relay and no pod is reached by it yet.
+    /// Datagrams to `HOST:PORT`. Not dialled yet.
     Udp,
-    /// The byte stream of a Unix socket at a path. No relay and no pod is reached by it yet.
+    /// The byte stream of a Unix socket at a path, where the pod's relay allows it.
     Unix,
 }
 
