@@ -9,7 +9,8 @@ RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
 RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
-CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20)
+PACKAGES := qemu-system-x86 busybox-static binutils tmux
+CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 
 .PHONY: help demo demo-vm test lint unit e2e vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
 .DELETE_ON_ERROR:
@@ -79,8 +80,8 @@ static:
 	  --target x86_64-unknown-linux-gnu --bin gangplank-relay --bin podserver
 
 packages:
-	@dpkg -s qemu-system-x86 busybox-static binutils >/dev/null 2>&1 || { \
-	  $(APT) update && $(APT) install --no-install-recommends -y qemu-system-x86 busybox-static binutils; }
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
+	  $(APT) update && $(APT) install --no-install-recommends -y $(PACKAGES); }
 
 guest: $(GUEST)/initrd.img
 
@@ -109,6 +110,9 @@ $(CACHE)/python: e2e/python/requirements.txt
 	python3 -m venv --clear $@ || { $(APT) update && $(APT) install --no-install-recommends -y python3-venv && \
 	  python3 -m venv --clear $@; }
 	$@/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
+
+$(BIN)/portdial: e2e/go/portdial/go.mod e2e/go/portdial/main.go
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 $(BIN)/vhost-device-vsock:
 	cargo install --locked --no-track --root $(CACHE) --version 0.3.0 vhost-device-vsock

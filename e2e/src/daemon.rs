@@ -14,7 +14,9 @@ use crate::tls;
 /// A running daemon that serves the given pods. Dropping it kills it.
 pub struct Daemon {
     process: Process,
+    config: PathBuf,
     cri: PathBuf,
+    rpc: PathBuf,
     kube_api: SocketAddr,
     scratch: Scratch,
 }
@@ -38,21 +40,31 @@ impl Daemon {
 
     fn start(pods: &[&Pod], use_tls: bool) -> Self {
         let scratch = Scratch::new();
-        let cri = scratch.path().join("cri.sock");
+        let [cri, rpc] = ["cri.sock", "rpc.sock"].map(|name| scratch.path().join(name));
         let kube_api = free_address();
         let config = scratch.path().join("gangplank.toml");
-        let mut text = configuration(&cri, kube_api, pods);
+        let mut text = configuration(&cri, &rpc, kube_api, pods);
         if use_tls {
             tls::write_files(scratch.path());
             text += &tls::configuration(scratch.path());
         }
         std::fs::write(&config, text).unwrap();
-        let mut process = Process::start("gangplank", &parts::daemon(), scratch.path(), |command| {
-            command.arg("serve").arg("--config").arg(&config);
-        });
-        process.wait_until("its CRI socket takes connections", |_| UnixStream::connect(&cri).ok());
-        process.wait_until("its Kubernetes API takes connections", |_| TcpStream::connect(kube_api).ok());
-        Self { process, cri, kube_api, scratch }
+        let process = run(&config, &scratch, &cri, kube_api);
+        Self { process, config, cri, rpc, kube_api, scratch }
+    }
+
+    /// Kills it, and starts it again as it was.
+    ///
+    /// # Panics
+    /// Where it does not come up again.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = run(&self.config, &self.scratch, &self.cri, self.kube_api);
+    }
+
+    /// Its JSON-RPC socket.
+    pub fn rpc(&self) -> &Path {
+        &self.rpc
     }
 
     /// Its CRI socket.
@@ -96,6 +108,15 @@ impl Daemon {
     }
 }
 
+fn run(config: &Path, scratch: &Scratch, cri: &Path, kube_api: SocketAddr) -> Process {
+    let mut process = Process::start("gangplank", &parts::daemon(), scratch.path(), |command| {
+        command.arg("serve").arg("--config").arg(config);
+    });
+    process.wait_until("its CRI socket takes connections", |_| UnixStream::connect(cri).ok());
+    process.wait_until("its Kubernetes API takes connections", |_| TcpStream::connect(kube_api).ok());
+    process
+}
+
 /// The name of a daemon's pod by its number.
 pub fn name(pod: usize) -> String {
     format!("demo-{pod}")
@@ -111,10 +132,11 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-fn configuration(cri: &Path, kube_api: SocketAddr, pods: &[&Pod]) -> String {
+fn configuration(cri: &Path, rpc: &Path, kube_api: SocketAddr, pods: &[&Pod]) -> String {
     let mut text = format!(
-        "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n",
-        cri.display()
+        "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n\n[jsonrpc]\nlisten = \"unix://{}\"\n",
+        cri.display(),
+        rpc.display()
     );
     for (number, pod) in pods.iter().enumerate() {
         let (name, id, endpoint) = (name(number), sandbox_id(number), pod.endpoint());

@@ -19,4 +19,5 @@ pub mod pod;
 pub mod process;
 pub mod services;
 pub mod talk;
+pub mod terminal;
 pub mod tls;

@@ -5,47 +5,133 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::UnixUrl;
-use crate::forward::{self, PortPair};
-use crate::{daemon, demo};
+use crate::{check, daemon, demo, dial_command, forward, manual, show, top};
+
+/// Where the commands look for JSON-RPC.
+pub(crate) const RPC: &str = "unix:///run/gangplank/rpc.sock";
 
 /// Reach a port inside a pod that runs in its own VM, from kubectl, crictl and friends.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+A pod is named by the id of its sandbox, an unambiguous beginning of that, its name, or NAMESPACE/NAME.
+\"gangplank COMMAND --help\" shows examples. No daemon yet? Try \"gangplank demo\"."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// Where JSON-RPC is served.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rpc {
+    /// The daemon's JSON-RPC socket
+    #[arg(id = "rpc", long = "rpc", value_name = "URL", env = "GANGPLANK_RPC", default_value = RPC, value_parser = unix_url)]
+    pub(crate) url: UnixUrl,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon
+    #[command(after_help = "\
+Example:
+  gangplank serve --config /etc/gangplank.toml
+
+gangplank.sample.toml documents every key; \"gangplank check --config FILE\" looks whether all of it works.")]
     Serve {
         /// The configuration file; gangplank.sample.toml documents every key
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Forward local ports to a pod until interrupted
-    Forward {
-        /// The CRI socket of the daemon
-        #[arg(long, value_name = "URL", default_value_t = UnixUrl::default(), value_parser = cri_socket)]
-        cri: UnixUrl,
-        /// The pod: the id of its sandbox, an unambiguous beginning of it, its name, or NAMESPACE/NAME
+    /// Forward local ports to pods until interrupted
+    Forward(forward::Options),
+    /// Connect standard input and output to a port of a pod
+    #[command(after_help = "\
+The end of standard input ends the direction towards the pod only, so the whole answer still comes.
+
+Examples:
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | gangplank dial demo :80
+  ssh -o ProxyCommand='gangplank dial demo :22' user@demo")]
+    Dial {
+        #[command(flatten)]
+        rpc: Rpc,
+        /// The pod
         pod: String,
-        /// Ports: 8080:80, 80 for the same port on both sides, or :80 for any free port here
-        #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
-        ports: Vec<PortPair>,
+        /// HOST:PORT in the pod; :PORT and localhost:PORT are its loopback addresses
+        address: String,
+    },
+    /// List the pods: how each is reached, whether its relay answers, how many connections it has
+    #[command(after_help = "\
+Each relay is asked for a sign of life, for at most 2 s. Leave a guest that still boots alone (--no-probe): some
+vsock devices take harm from a connection that nobody answers.
+
+Example:
+  gangplank pods --json | jq -r '.pods[].name'")]
+    Pods {
+        #[command(flatten)]
+        rpc: Rpc,
+        /// Do not ask the relays
+        #[arg(long)]
+        no_probe: bool,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what listens in a pod, where its relay tells
+    Ports {
+        #[command(flatten)]
+        rpc: Rpc,
+        /// The pod
+        pod: String,
+    },
+    /// Show sessions and connections as they move
+    #[command(after_help = "\
+In a terminal the table is drawn again every second, until q or Ctrl-C. Otherwise it is printed once.")]
+    Top {
+        #[command(flatten)]
+        rpc: Rpc,
+    },
+    /// Look whether all is well: configuration, sockets, modules, permissions, each pod's relay
+    #[command(after_help = "\
+What is wrong comes with what to do about it. The exit status is 1 if anything is.
+
+Example:
+  gangplank check --config /etc/gangplank.toml")]
+    Check {
+        /// The daemon's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
     /// Show it at work: a pod whose page is reachable only through the relay, the daemon and a forwarded port
     Demo(demo::Options),
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Example:
+  gangplank completions bash > /etc/bash_completion.d/gangplank")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(after_help = "\
+Example:
+  gangplank man /usr/local/share/man/man1")]
+    Man {
+        /// The folder, which must be there
+        folder: PathBuf,
+    },
     /// The pod of the demo, started by it
     #[command(hide = true)]
     DemoGuest(demo::GuestOptions),
 }
 
-fn cri_socket(url: &str) -> Result<UnixUrl, String> {
+/// For arguments.
+pub(crate) fn unix_url(url: &str) -> Result<UnixUrl, String> {
     UnixUrl::from_url(url).ok_or_else(|| {
         "expected the URL of a Unix socket with an absolute path, such as unix:///run/gangplank/cri.sock"
             .into()
@@ -72,8 +158,15 @@ impl Command {
     fn run(self) -> Result<(), AnyError> {
         match self {
             Self::Serve { config } => block_on(daemon::serve(&config)),
-            Self::Forward { cri, pod, ports } => block_on(forward::run(&cri, &pod, &ports)),
+            Self::Forward(options) => block_on(forward::run(&options)),
+            Self::Dial { rpc, pod, address } => block_on(dial_command::run(&rpc.url, &pod, &address)),
+            Self::Pods { rpc, no_probe, json } => block_on(show::pods(&rpc.url, !no_probe, json)),
+            Self::Ports { rpc, pod } => block_on(show::ports(&rpc.url, &pod)),
+            Self::Top { rpc } => block_on(top::run(&rpc.url)),
+            Self::Check { config } => block_on(check::run(&config)),
             Self::Demo(options) => block_on(demo::run(&options)),
+            Self::Completions { shell } => Ok(manual::completions(shell, Cli::command())?),
+            Self::Man { folder } => Ok(manual::pages(&folder, Cli::command())?),
             // Without a runtime: it enters a namespace while it is a single thread.
             Self::DemoGuest(options) => Ok(demo::guest(&options)?),
         }
@@ -86,4 +179,18 @@ fn block_on<E: Error + 'static>(what: impl Future<Output = Result<(), E>>) -> Re
     // Whatever still runs has had its time.
     runtime.shutdown_background();
     Ok(result?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_every_command_says_what_it_is_for() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands_mut() {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+        }
+    }
 }

@@ -3,19 +3,22 @@
 //! `gangplank.sample.toml` documents every key; a test holds the two together.
 
 mod limits;
+mod rpc;
 mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use serde::Deserialize;
 
 pub(crate) use self::limits::Limits;
-pub(crate) use self::value::UnixUrl;
-use self::value::{DnsName, Folder, Grace, Id, SocketMode, optional, value};
-use crate::pods::{Endpoint, Rule, Rules, Template};
+pub(crate) use self::rpc::{JsonRpc, Metrics};
+use self::value::{DnsName, Folder, Grace, Id, optional, value};
+pub(crate) use self::value::{SocketMode, UnixUrl};
+use crate::pods::{Endpoint, Route, Rule, Rules, Source, Template};
 
 /// The whole file. Every section but `[[pod]]` may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -28,6 +31,10 @@ pub(crate) struct Config {
     pub(crate) streaming: Streaming,
     /// Where the slice of the Kubernetes API is served, if at all.
     pub(crate) kube_api: Option<KubeApi>,
+    /// Where JSON-RPC is served, if at all.
+    pub(crate) jsonrpc: Option<JsonRpc>,
+    /// Where metrics are shown, if at all.
+    pub(crate) metrics: Option<Metrics>,
     /// What clients may use.
     pub(crate) limits: Limits,
     /// How events are written.
@@ -124,6 +131,8 @@ pub(crate) struct Log {
     pub(crate) format: LogFormat,
     /// The least important events that are written.
     pub(crate) level: LogLevel,
+    /// Whether each connection into a pod gets a line.
+    pub(crate) audit: bool,
 }
 
 /// `[log] format`.
@@ -213,6 +222,22 @@ pub(crate) struct Pod {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
+impl Pod {
+    /// As the registry has it; known from there, since `created`.
+    pub(crate) fn pod(&self, source: Source, created: SystemTime) -> crate::pods::Pod {
+        crate::pods::Pod {
+            id: self.id.0.as_str().into(),
+            name: self.name.0.clone(),
+            namespace: self.namespace.0.clone(),
+            uid: self.uid.0.clone(),
+            labels: self.labels.clone(),
+            route: Route::Endpoint(self.endpoint.clone()),
+            source,
+            created,
+        }
+    }
+}
+
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -276,6 +301,10 @@ impl Config {
             .or_else(|| {
                 let kube_api = self.kube_api.as_ref()?;
                 not_loopback("kube_api", kube_api.listen, kube_api.allow_non_loopback)
+            })
+            .or_else(|| {
+                let metrics = self.metrics.as_ref()?;
+                not_loopback("metrics", metrics.listen, metrics.allow_non_loopback)
             })
             .or_else(|| self.without_upstream())
             .or_else(|| twice("pod", &self.pod, "id", |pod| pod.id.0.clone()))
@@ -390,7 +419,7 @@ impl Default for Streaming {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: LogLevel::Info }
+        Self { format: LogFormat::Text, level: LogLevel::Info, audit: true }
     }
 }
 

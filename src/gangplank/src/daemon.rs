@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use streaming::{Drained, Server};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError, UnixUrl};
+use crate::config::{Config, ConfigError, JsonRpc, SocketMode, UnixUrl};
+use crate::connections::Connections;
 use crate::dial::Dialer;
 use crate::listen::{self, ListenError, UnixSocket};
-use crate::pods::{Pod, Registry, Route, Source};
+use crate::metrics::Page;
+use crate::pods::{Registry, Source};
 use crate::runtime::Runtime;
 use crate::signals::Signals;
-use crate::{cri, kube_api, logs};
+use crate::{cri, jsonrpc, kube_api, logs};
 
 /// How long the fronts may take for calls under way when everything else has ended.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -47,6 +50,8 @@ pub(crate) struct Daemon {
     streaming: Server<Dialer>,
     sessions: JoinHandle<io::Result<()>>,
     fronts: TaskTracker,
+    /// Those that JSON-RPC calls have given.
+    streams: Option<TaskTracker>,
     stop: CancellationToken,
     addresses: Addresses,
 }
@@ -60,6 +65,49 @@ pub(crate) struct Addresses {
     pub(crate) streaming: SocketAddr,
     /// The Kubernetes API, if it is served.
     pub(crate) kube_api: Option<SocketAddr>,
+    /// JSON-RPC, if it is served.
+    pub(crate) jsonrpc: Option<UnixUrl>,
+    /// Metrics, if they are shown.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Everything that listens, before anything serves.
+struct Listeners {
+    streaming: (TcpListener, SocketAddr),
+    kube_api: Option<(TcpListener, SocketAddr)>,
+    metrics: Option<(TcpListener, SocketAddr)>,
+    cri: UnixSocket,
+    jsonrpc: Option<UnixSocket>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ListenError> {
+        let unix = |listen: &UnixUrl, mode: SocketMode| UnixSocket::bind(listen.path(), mode.0);
+        Ok(Self {
+            streaming: listen::tcp(config.streaming.listen).await?,
+            kube_api: tcp(config.kube_api.as_ref().map(|kube_api| kube_api.listen)).await?,
+            metrics: tcp(config.metrics.as_ref().map(|metrics| metrics.listen)).await?,
+            jsonrpc: config.jsonrpc.as_ref().map(|rpc| unix(&rpc.listen, rpc.socket_mode)).transpose()?,
+            cri: unix(&config.cri.listen, config.cri.socket_mode)?,
+        })
+    }
+
+    fn addresses(&self, config: &Config) -> Addresses {
+        Addresses {
+            cri: config.cri.listen.clone(),
+            streaming: self.streaming.1,
+            kube_api: self.kube_api.as_ref().map(|(_, bound)| *bound),
+            jsonrpc: config.jsonrpc.as_ref().map(|rpc| rpc.listen.clone()),
+            metrics: self.metrics.as_ref().map(|(_, bound)| *bound),
+        }
+    }
+}
+
+async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, ListenError> {
+    match address {
+        Some(address) => listen::tcp(address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Runs until a signal asks to end, and then until the sessions have ended.
@@ -94,38 +142,45 @@ impl Daemon {
     pub(crate) async fn start(config: &Config) -> Result<Self, DaemonError> {
         let pods = Arc::new(registry(config));
         let settings = config.streaming_server()?;
+        let connections = Arc::new(Connections::default());
         let runtime = config.cri.upstream.clone().map(Runtime::new);
-        let dialer = Dialer::new(Arc::clone(&pods), settings.limits.dial_timeout)?.asking(runtime.clone());
-        let streaming = Server::new(settings, dialer);
-        let (stop, fronts) = (CancellationToken::new(), TaskTracker::new());
+        let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), settings.limits.dial_timeout)?
+            .asking(runtime.clone());
+        let streaming = Server::new(settings, dialer.clone());
+        let (stop, fronts, mut streams) = (CancellationToken::new(), TaskTracker::new(), None);
 
-        let (listener, bound) = listen::tcp(config.streaming.listen).await?;
-        let kube_api = match &config.kube_api {
-            Some(kube_api) => Some(listen::tcp(kube_api.listen).await?),
-            None => None,
-        };
-        let socket = UnixSocket::bind(config.cri.listen.path(), config.cri.socket_mode.0)?;
+        let listeners = Listeners::bind(config).await?;
+        let addresses = listeners.addresses(config);
+        let Listeners { streaming: (listener, bound), kube_api, metrics, cri, jsonrpc } = listeners;
 
         let base = base(bound, config.streaming.tls.is_some());
-        let mut cri = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
+        let mut front = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {
             let follower = cri::Follower::new(runtime, Arc::clone(&pods), config.rules(), streaming.clone());
             fronts.spawn(follower.clone().follow(stop.clone()));
-            cri = cri.before(follower);
+            front = front.before(follower);
         }
-        fronts.spawn(cri.serve(socket, stop.clone()));
-        let mut addresses = Addresses { cri: config.cri.listen.clone(), streaming: bound, kube_api: None };
-        if let Some((listener, bound)) = kube_api {
+        fronts.spawn(front.serve(cri, stop.clone()));
+        if let Some((listener, _)) = kube_api {
             let front = kube_api::Front::new(Arc::clone(&pods), streaming.clone());
             fronts.spawn(front.serve(listener, stop.clone()));
-            addresses.kube_api = Some(bound);
+        }
+        if let (Some(socket), Some(JsonRpc { uids, .. })) = (jsonrpc, &config.jsonrpc) {
+            let (pods, connections) = (Arc::clone(&pods), Arc::clone(&connections));
+            let front = jsonrpc::Front::new(pods, dialer, streaming.clone(), connections, uids);
+            streams = Some(front.streams());
+            fronts.spawn(front.serve(socket, stop.clone()));
+        }
+        if let Some((listener, _)) = metrics {
+            let page = Page { connections, streaming: streaming.clone(), pods: Arc::clone(&pods) };
+            fronts.spawn(page.serve(listener, stop.clone()));
         }
         let sessions = tokio::spawn({
             let (streaming, stop) = (streaming.clone(), stop.clone());
             async move { streaming.serve(listener, stop).await }
         });
         addresses.log(pods.all().len());
-        Ok(Self { streaming, sessions, fronts, stop, addresses })
+        Ok(Self { streaming, sessions, fronts, streams, stop, addresses })
     }
 
     /// Where it listens.
@@ -147,7 +202,14 @@ impl Daemon {
     /// The sockets are free at once, so that a successor can start.
     pub(crate) async fn shut_down(self, grace: Duration) -> Drained {
         self.stop.cancel();
-        let drained = self.streaming.drain(grace).await;
+        let streams = async {
+            // Its front has ended, or is about to: no stream comes any more.
+            if let Some(streams) = &self.streams {
+                streams.close();
+                let _ = tokio::time::timeout(grace, streams.wait()).await;
+            }
+        };
+        let (drained, ()) = tokio::join!(self.streaming.drain(grace), streams);
         self.fronts.close();
         // Whoever is still in the middle of a call then will see its connection close.
         let _ = tokio::time::timeout(LAST_CALLS, self.fronts.wait()).await;
@@ -163,23 +225,17 @@ impl Drop for Daemon {
 
 impl Addresses {
     fn log(&self, pods: usize) {
-        let kube_api = self.kube_api.map_or_else(|| "off".into(), |address| address.to_string());
-        tracing::info!(cri = %self.cri, streaming = %self.streaming, kube_api, pods, "serving");
+        let or_off = |address: Option<String>| address.unwrap_or_else(|| "off".into());
+        let kube_api = or_off(self.kube_api.map(|address| address.to_string()));
+        let jsonrpc = or_off(self.jsonrpc.as_ref().map(UnixUrl::to_string));
+        let metrics = or_off(self.metrics.map(|address| address.to_string()));
+        tracing::info!(cri = %self.cri, streaming = %self.streaming, kube_api, jsonrpc, metrics, pods, "serving");
     }
 }
 
 fn registry(config: &Config) -> Registry {
     let created = SystemTime::now();
-    Registry::new(config.pod.iter().map(|pod| Pod {
-        id: pod.id.0.as_str().into(),
-        name: pod.name.0.clone(),
-        namespace: pod.namespace.0.clone(),
-        uid: pod.uid.0.clone(),
-        labels: pod.labels.clone(),
-        route: Route::Endpoint(pod.endpoint.clone()),
-        source: Source::Configuration,
-        created,
-    }))
+    Registry::new(config.pod.iter().map(|pod| pod.pod(Source::Configuration, created)))
 }
 
 /// The beginning of the streaming server's URLs. Who gets one is on this machine, so a server that listens on

@@ -25,7 +25,7 @@ use self::page::{FetchError, fetch};
 use self::pod::{Pod, PodError};
 use crate::config::{Config, ConfigError, Log};
 use crate::daemon::{Addresses, Daemon, DaemonError};
-use crate::forward::{Forward, ForwardError, PortPair};
+use crate::forward::{Forward, ForwardError, PortPair, Report, Target, Way};
 use crate::listen::ListenError;
 use crate::logs;
 use crate::signals::Signals;
@@ -103,8 +103,9 @@ impl Demo {
             }
             other => other?,
         };
-        let pair = PortPair { local: 0, remote: pod.port };
-        let forward = Forward::start(&daemon.addresses().cri, "demo", &[pair]).await?;
+        let pairs = vec![PortPair { address: None, local: 0, remote: pod.port }];
+        let target = Target { pod: "demo".into(), pairs };
+        let forward = Forward::start(&Way::Cri(daemon.addresses().cri.clone()), &[target]).await?;
         Ok(Self { forward, daemon, pod, _folder: folder })
     }
 
@@ -114,7 +115,7 @@ impl Demo {
         };
         let (local, port) = (local.here, self.pod.port);
         let result = tokio::select! {
-            why = self.forward.run() => Err(ForwardError::Lost(why).into()),
+            ended = self.forward.run(Report::Quiet, false) => ended.map_err(Into::into),
             ended = self.pod.ended() => Err(ended.into()),
             failed = introduce(self.daemon.addresses(), port, local) => failed,
             _ = signals.next() => Ok(()),
@@ -135,7 +136,8 @@ async fn introduce(addresses: &Addresses, port: u16, local: SocketAddr) -> Resul
     let took = started.elapsed();
     write!(io::stdout(), "{}{}", came(local, &page, took), invitation(addresses, port, local))?;
     // Only now, so that events do not mix with what was said above.
-    logs::start(&Log::default());
+    // Nobody audits a demo.
+    logs::start(&Log { audit: false, ..Log::default() });
     std::future::pending().await
 }
 

@@ -1,9 +1,12 @@
-//! Dialling: from a sandbox and a port to a connection.
+//! Dialling: from a pod and a place in it to a connection.
 
 mod conn;
 mod direct;
 mod kata;
 mod namespace;
+mod pod_dialer;
+mod reach;
+mod request;
 
 use std::future::Future;
 use std::io;
@@ -11,37 +14,45 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use channel::Open;
 use streaming::{Dial, DialError, DialErrorKind, Target};
 
-pub(crate) use self::conn::PodConn;
+pub use self::conn::PodConn;
 use self::namespace::Sockets;
+pub use self::pod_dialer::PodDialer;
+pub(crate) use self::reach::Patience;
+pub(crate) use self::request::Request;
+pub use self::request::{Network, RequestError};
+use crate::connections::{Caller, Connections};
 use crate::pods::{Endpoint, Obstacle, Pod, Registry, Route};
 use crate::runtime::{Runtime, network_namespace};
 
-/// How long a relay may take to say what listens, after a dial that was refused.
-const LOOK_UP: Duration = Duration::from_secs(1);
-
-/// As many ports are named of those that listen.
-const MOST_PORTS: usize = 20;
-
-/// Reaches the ports of all pods in a registry. Cheap to clone.
+/// Reaches places in all pods of a registry, and keeps the books of it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pods: Arc<Registry>,
     sockets: Sockets,
-    relay_limit: Duration,
+    connections: Arc<Connections>,
+    patience: Patience,
     runtime: Option<Runtime>,
 }
 
 impl Dialer {
-    /// For these pods. `limit` is after what time whoever dials gives up.
+    /// For these pods. `limit` is after what time a streaming server gives a dial up.
     ///
     /// # Errors
     /// When there is no /proc, or no thread can be had.
-    pub(crate) fn new(pods: Arc<Registry>, limit: Duration) -> io::Result<Self> {
-        // The relay gives up a little earlier, so that its sentence comes back in time.
-        Ok(Self { pods, sockets: Sockets::start()?, relay_limit: limit * 9 / 10, runtime: None })
+    pub(crate) fn new(
+        pods: Arc<Registry>,
+        connections: Arc<Connections>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            pods,
+            sockets: Sockets::start()?,
+            connections,
+            patience: Patience::before(limit),
+            runtime: None,
+        })
     }
 
     /// The same with a runtime that knows its pods' network namespaces.
@@ -49,25 +60,41 @@ impl Dialer {
         Self { runtime, ..self }
     }
 
-    async fn connect(&self, target: &Target) -> Result<PodConn, DialError> {
-        let pod = self.pods.get(&target.sandbox).ok_or_else(|| unknown(&target.sandbox))?;
-        if let Some(obstacle) = pod.obstacle() {
-            return Err(in_the_way(&pod, &obstacle));
+    /// Reaches a place in a pod, for this caller. May be dropped at any time.
+    pub(crate) async fn open(
+        &self,
+        pod: &Arc<Pod>,
+        request: &Request,
+        patience: Patience,
+        caller: Caller,
+    ) -> Result<PodConn, DialError> {
+        let dialing = self.connections.dialing(caller, Arc::clone(pod), &request.address);
+        let reached = match self.endpoint(pod).await {
+            Ok(endpoint) => reach::reach(&self.sockets, &endpoint, &pod.name, request, patience).await,
+            Err(absent) => Err(absent),
+        };
+        match reached {
+            Ok(transport) => Ok(PodConn::metered(transport, dialing.connected())),
+            Err(error) => {
+                dialing.failed(&error);
+                Err(error)
+            }
         }
-        let endpoint = pod.route.endpoint().map_err(|obstacle| in_the_way(&pod, &obstacle))?;
-        match endpoint {
-            Some(Endpoint::Netns(path)) => {
-                direct::dial(&self.sockets, &path, &pod.name, target.port).await.map(PodConn::Tcp)
-            }
-            Some(Endpoint::Kata { state, port }) => {
-                let endpoint = kata::relay(&state, port, &pod.name).await?;
-                relay(&endpoint, target.port, self.relay_limit).await
-            }
-            Some(Endpoint::Relay(endpoint)) => relay(&endpoint, target.port, self.relay_limit).await,
-            None => {
-                let path = self.namespace(&pod).await?;
-                direct::dial(&self.sockets, &path, &pod.name, target.port).await.map(PodConn::Tcp)
-            }
+    }
+
+    /// Whether the pod's relay answers, or its namespace is there.
+    pub(crate) async fn probe(&self, pod: &Pod, limit: Duration) -> Result<(), DialError> {
+        reach::probe(&self.endpoint(pod).await?, &pod.name, limit).await
+    }
+
+    /// Where the way into a pod begins now.
+    async fn endpoint(&self, pod: &Pod) -> Result<Endpoint, DialError> {
+        if let Some(obstacle) = pod.obstacle() {
+            return Err(in_the_way(pod, &obstacle));
+        }
+        match pod.route.endpoint().map_err(|obstacle| in_the_way(pod, &obstacle))? {
+            Some(endpoint) => Ok(endpoint),
+            None => self.namespace(pod).await.map(Endpoint::Netns),
         }
     }
 
@@ -94,37 +121,12 @@ impl Dial for Dialer {
 
     fn dial(&self, target: Target) -> impl Future<Output = Result<PodConn, DialError>> + Send {
         let dialer = self.clone();
-        async move { dialer.connect(&target).await }
-    }
-}
-
-async fn relay(endpoint: &channel::Endpoint, port: u16, limit: Duration) -> Result<PodConn, DialError> {
-    let open = Open::tcp(format!("localhost:{port}"), limit);
-    match channel::dial(endpoint, open).await {
-        Ok(channel) => Ok(PodConn::Channel(channel)),
-        Err(error) if error.kind == channel::DialErrorKind::Refused => {
-            let cause = refusal(endpoint, port).await.unwrap_or(error.cause);
-            Err(DialError::new(DialErrorKind::Refused, cause))
+        async move {
+            let pod = dialer.pods.get(&target.sandbox).ok_or_else(|| unknown(&target.sandbox))?;
+            let (request, caller) = (Request::port(target.port), Caller::Client(target.client));
+            dialer.open(&pod, &request, dialer.patience, caller).await
         }
-        Err(error) => Err(from_channel(error)),
     }
-}
-
-/// What listens instead of the port that refused; none if the relay cannot tell in time.
-async fn refusal(endpoint: &channel::Endpoint, port: u16) -> Option<String> {
-    let listening = tokio::time::timeout(LOOK_UP, channel::ports(endpoint, "")).await.ok()?.ok()?;
-    let mut ports: Vec<_> =
-        listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
-    ports.dedup();
-    let more = if ports.len() > MOST_PORTS { " and more" } else { "" };
-    ports.truncate(MOST_PORTS);
-    let listening = match &ports[..] {
-        [] => "nothing does on any other port".to_owned(),
-        ports => {
-            format!("listening: {}{more}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
-        }
-    };
-    Some(format!("nothing listens on {port}; {listening}; says the relay at {endpoint}"))
 }
 
 fn unknown(sandbox: &str) -> DialError {
@@ -137,28 +139,15 @@ fn in_the_way(pod: &Pod, obstacle: &Obstacle) -> DialError {
     DialError::new(DialErrorKind::SandboxGone, cause)
 }
 
-fn from_channel(error: channel::DialError) -> DialError {
-    use channel::DialErrorKind as Kind;
-    let kind = match error.kind {
-        Kind::Refused => DialErrorKind::Refused,
-        Kind::Unreachable => DialErrorKind::Unreachable,
-        Kind::TimedOut => DialErrorKind::TimedOut,
-        Kind::Denied => DialErrorKind::Denied,
-        Kind::RelayNotReady | Kind::Busy => DialErrorKind::Relay,
-        Kind::RelayUnusable => DialErrorKind::RelayUnusable,
-        _ => DialErrorKind::Internal,
-    };
-    DialError::new(kind, error.cause)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::reach::from_channel;
     use super::*;
     use crate::pods::tests::pod_at;
 
     async fn failure(pods: Registry, sandbox: &str) -> DialError {
-        let dialer = Dialer::new(Arc::new(pods), Duration::from_secs(10)).unwrap();
-        dialer.dial(Target { sandbox: sandbox.into(), port: 80 }).await.err().unwrap()
+        let dialer = Dialer::new(Arc::new(pods), Arc::default(), Duration::from_secs(10)).unwrap();
+        dialer.dial(Target { sandbox: sandbox.into(), port: 80, client: None }).await.err().unwrap()
     }
 
     #[tokio::test]
@@ -197,8 +186,8 @@ mod tests {
         let (open, closed) = (port(), port().local_addr().unwrap().port());
 
         let pods = Registry::new([pod_at("abc", "demo", &format!("unix://{}", path.display()))]);
-        let dialer = Dialer::new(Arc::new(pods), Duration::from_secs(10)).unwrap();
-        let error = dialer.dial(Target { sandbox: "abc".into(), port: closed }).await.err().unwrap();
+        let dialer = Dialer::new(Arc::new(pods), Arc::default(), Duration::from_secs(10)).unwrap();
+        let error = dialer.dial(Target { sandbox: "abc".into(), port: closed, client: None }).await.err().unwrap();
         assert_eq!(error.kind, DialErrorKind::Refused);
         let start = format!("nothing listens on {closed}; listening: ");
         let open = open.local_addr().unwrap().port().to_string();

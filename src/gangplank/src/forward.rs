@@ -1,25 +1,86 @@
-//! `gangplank forward`: our own port-forward client. It asks CRI for a session and listens here.
+//! `gangplank forward`: our own port-forward client. It listens here, and asks JSON-RPC for each connection or
+//! CRI for a session.
+//!
+//! ```text
+//!   listeners ──► a task for each pod (by_rpc, by_cri) ──► streams
+//!                        └── events ──► report
+//! ```
 
+mod by_cri;
+mod by_rpc;
 mod cri_client;
+mod line;
 mod ports;
+mod report;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use streaming::{Client, ClientError, ClientEvent};
+use streaming::{ClientError, Connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub(crate) use self::ports::PortPair;
+use self::by_cri::ByCri;
+use self::by_rpc::ByRpc;
+use self::line::{Event, Events, Line};
+pub(crate) use self::ports::{PortPair, Target};
+pub(crate) use self::report::Report;
+use crate::cli::{RPC, unix_url};
 use crate::config::UnixUrl;
+use crate::jsonrpc::client::CallError;
 use crate::listen;
 use crate::signals::Signals;
+
+/// How often the table is drawn again.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// Options of the command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Each port is one of
+  8080:80            port 8080 here, on 127.0.0.1 and ::1, to port 80 of the pod
+  80                 the same port on both sides
+  :80                any free port here, which is printed
+  127.0.0.2:8080:80  port 8080 of that address
+
+A forward stays when the daemon or the pod goes away, says so, and goes on when they are back. In a terminal a line for
+each forward shows its connections, bytes and last error.
+
+Examples:
+  gangplank forward demo 8080:80 :443
+  gangplank forward web 8080:80 default/db 5432
+  gangplank forward --json demo :80 | jq -r 'select(.event == \"listening\") | .local'")]
+pub(crate) struct Options {
+    /// The daemon's JSON-RPC socket [default: unix:///run/gangplank/rpc.sock if it is there, else the default of --cri]
+    #[arg(long, value_name = "URL", env = "GANGPLANK_RPC", value_parser = unix_url)]
+    rpc: Option<UnixUrl>,
+    /// A CRI socket instead, of gangplank or of another runtime [default: unix:///run/gangplank/cri.sock]
+    #[arg(long, value_name = "URL", value_parser = unix_url)]
+    cri: Option<UnixUrl>,
+    /// End when the first connection has
+    #[arg(long)]
+    once: bool,
+    /// Tell what happens as JSON, an object a line
+    #[arg(long)]
+    json: bool,
+    /// A pod and its ports, and as many more of that as you like
+    #[arg(required = true, num_args = 2.., value_name = "POD PORT...")]
+    what: Vec<String>,
+}
 
 /// Why ports are not forwarded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
+    /// What is to be forwarded is not understood.
+    #[error("{0}")]
+    Usage(String),
+    /// The daemon refuses, or does not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// Nobody answers at the socket.
     #[error("cannot reach CRI at {}: {source}; start gangplank, or name its socket with --cri", socket.display())]
     Connect {
@@ -42,80 +103,135 @@ pub(crate) enum ForwardError {
     #[error("cannot open a port-forward session: {0}")]
     Session(#[from] ClientError),
     /// No port here.
-    #[error(
-        "cannot listen on port {port} of 127.0.0.1 or [::1]: {source}; stop whoever uses it or choose another"
-    )]
+    #[error("cannot listen on port {port} of {address}: {source}; stop whoever uses it or choose another")]
     Listen {
+        /// The addresses that were tried.
+        address: String,
         /// The port.
         port: u16,
-        /// What the system says of 127.0.0.1.
+        /// What the system says of the first.
         source: io::Error,
     },
-    /// The session ended by itself.
-    #[error("lost the session with the pod: {0}")]
-    Lost(String),
+    /// The one connection that was to be forwarded was not.
+    #[error("the connection failed: {0}")]
+    Once(String),
     /// The system refuses something else.
     #[error("cannot go on: {0}")]
     System(#[from] io::Error),
 }
 
+impl Options {
+    /// A CRI socket that is named goes before a JSON-RPC socket, which the environment may name.
+    fn way(&self) -> Way {
+        let there = |rpc: &UnixUrl| rpc.path().exists();
+        match (&self.cri, &self.rpc) {
+            (Some(cri), _) => Way::Cri(cri.clone()),
+            (None, Some(rpc)) => Way::Rpc(rpc.clone()),
+            (None, None) => {
+                UnixUrl::from_url(RPC).filter(there).map_or(Way::Cri(UnixUrl::default()), Way::Rpc)
+            }
+        }
+    }
+}
+
+/// Which socket is asked for connections into pods.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// JSON-RPC, for each connection.
+    Rpc(UnixUrl),
+    /// CRI, for a session with each pod.
+    Cri(UnixUrl),
+}
+
 /// Forwards until a signal asks to end.
 ///
 /// # Errors
-/// When there is no session or no port, or the session ends by itself.
-pub(crate) async fn run(cri: &UnixUrl, pod: &str, pairs: &[PortPair]) -> Result<(), ForwardError> {
+/// When there is no pod or no port at the beginning, or with `--once` when the connection fails.
+pub(crate) async fn run(options: &Options) -> Result<(), ForwardError> {
+    let targets = ports::targets(&options.what).map_err(ForwardError::Usage)?;
+    let way = options.way();
     let mut signals = Signals::catch()?;
-    let forward = Forward::start(cri, pod, pairs).await?;
-    for port in forward.ports() {
-        writeln!(io::stdout(), "Forwarding from {} -> {}", port.here, port.remote)?;
-    }
+    let mut forward = Forward::start(&way, &targets).await?;
+    let report = Report::new(options.json);
     tokio::select! {
         _ = signals.next() => Ok(()),
-        why = forward.run() => Err(ForwardError::Lost(why)),
+        ended = forward.run(report, options.once) => ended,
     }
 }
 
-/// A session and the ports here that lead into it. Dropping it ends both.
+/// Ports here that lead into pods. Dropping it ends all.
 pub(crate) struct Forward {
-    client: Client,
     ports: Vec<Port>,
-    accepted: mpsc::Receiver<(u16, TcpStream)>,
-    // Dropped with the rest, which ends the listening.
-    _listening: JoinSet<()>,
+    lines: Vec<Arc<Line>>,
+    events: mpsc::UnboundedReceiver<Event>,
+    // Dropped with the rest, which ends them.
+    _tasks: JoinSet<()>,
 }
 
 /// A port here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Port {
     /// Where we listen.
     pub(crate) here: SocketAddr,
-    /// The port of the pod it leads to.
+    /// The pod it leads to, as it was named.
+    pub(crate) pod: Arc<str>,
+    /// The port of the pod.
     pub(crate) remote: u16,
 }
 
+/// A connection that was accepted here.
+struct Local {
+    line: Arc<Line>,
+    socket: TcpStream,
+}
+
+/// What the task of one pod works with.
+struct PodLines {
+    pod: Arc<str>,
+    all: Vec<Arc<Line>>,
+    accepted: mpsc::Receiver<Local>,
+    events: Events,
+}
+
 impl Forward {
-    /// Opens a session and listens, on 127.0.0.1 and on ::1 for each port, or on one if the other is not to
-    /// be had.
+    /// Listens, and sees that the pods are there.
     ///
     /// # Errors
-    /// When there is no session or no port.
-    pub(crate) async fn start(cri: &UnixUrl, pod: &str, pairs: &[PortPair]) -> Result<Self, ForwardError> {
-        // First the ports: a wrong one must not cost a session.
-        let mut listeners = Vec::new();
-        for pair in pairs {
-            for listener in loopback(pair.local).await? {
-                listeners.push((listener, pair.remote));
-            }
+    /// When there is no pod or no port.
+    pub(crate) async fn start(way: &Way, targets: &[Target]) -> Result<Self, ForwardError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let mut forward = Self { ports: Vec::new(), lines: Vec::new(), events, _tasks: JoinSet::new() };
+        for target in targets {
+            forward.add(way, target, sender.clone()).await?;
         }
-        let url = cri_client::port_forward(cri, pod).await?;
-        let client = Client::connect(&url).await?;
+        Ok(forward)
+    }
+
+    async fn add(&mut self, way: &Way, target: &Target, events: Events) -> Result<(), ForwardError> {
+        let pod: Arc<str> = target.pod.as_str().into();
         let (connections, accepted) = mpsc::channel(1);
-        let (mut ports, mut listening) = (Vec::new(), JoinSet::new());
-        for (listener, remote) in listeners {
-            ports.push(Port { here: listener.local_addr()?, remote });
-            listening.spawn(accept(listener, remote, connections.clone()));
+        let mut all = Vec::new();
+        let mut listening = Vec::new();
+        // First the ports: a wrong one must not cost a session.
+        for pair in &target.pairs {
+            let listeners = listeners(*pair).await?;
+            let here = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+            let line = Arc::new(Line::new(here[0], Arc::clone(&pod), pair.remote));
+            let port = |here| Port { here, pod: Arc::clone(&pod), remote: pair.remote };
+            self.ports.extend(here.into_iter().map(port));
+            listening.extend(listeners.into_iter().map(|listener| (listener, Arc::clone(&line))));
+            all.push(line);
         }
-        Ok(Self { client, ports, accepted, _listening: listening })
+        self.lines.extend(all.iter().cloned());
+        let lines = PodLines { pod, all, accepted, events };
+        match way {
+            Way::Rpc(rpc) => self._tasks.spawn(ByRpc::start(rpc.clone(), lines).await?.run()),
+            Way::Cri(cri) => self._tasks.spawn(ByCri::start(cri.clone(), lines).await?.run()),
+        };
+        for (listener, line) in listening {
+            self._tasks.spawn(accept(listener, line, connections.clone()));
+        }
+        Ok(())
     }
 
     /// The ports here, in the order of the pairs.
@@ -123,46 +239,91 @@ impl Forward {
         &self.ports
     }
 
-    /// Forwards connections until the session ends by itself, and says why it did.
-    pub(crate) async fn run(mut self) -> String {
+    /// Forwards and tells what happens, for ever or until one connection has ended.
+    ///
+    /// # Errors
+    /// When that one connection failed, or nobody takes what is told.
+    pub(crate) async fn run(&mut self, mut report: Report, once: bool) -> Result<(), ForwardError> {
+        report.begin(&self.ports, &self.lines)?;
+        let mut refresh = tokio::time::interval(REFRESH);
+        let mut failure = None;
         loop {
-            tokio::select! {
-                Some((port, local)) = self.accepted.recv() => self.client.forward(port, local),
-                event = self.client.event() => match event {
-                    Some(ClientEvent::Refused { port }) => {
-                        tell(&format!("port {port} of the pod cannot be reached; the daemon's log says why"));
-                    }
-                    Some(ClientEvent::Failed { port, text }) => tell(&format!("port {port} of the pod: {text}")),
-                    Some(ClientEvent::Closed(why)) => return why,
-                    None => return "it has ended".into(),
-                },
+            let event = tokio::select! {
+                Some(event) = self.events.recv() => event,
+                _ = refresh.tick() => {
+                    report.refresh(&self.lines)?;
+                    continue;
+                }
+            };
+            if let Event::Failed(line, why) = &event {
+                line.failed(why);
+                failure = Some(why.clone());
+            }
+            report.event(&event)?;
+            report.refresh(&self.lines)?;
+            if once && matches!(event, Event::Closed(..) | Event::Failed(..)) {
+                // A failure is told after its connection has gone, if it is told.
+                if let Ok(Some(Event::Failed(_, why))) =
+                    tokio::time::timeout(REFRESH, self.events.recv()).await
+                {
+                    failure = Some(why);
+                }
+                return failure.map_or(Ok(()), |why| Err(ForwardError::Once(why)));
             }
         }
     }
 }
 
-fn tell(what: &str) {
-    // Nobody is left to tell if standard error is closed.
-    let _ = writeln!(io::stderr(), "gangplank: {what}");
+impl PodLines {
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event); // nobody listens any more at the end
+    }
+
+    /// Sends away whoever connects until this is there.
+    async fn refuse_until<T>(&mut self, this: impl Future<Output = T>, why: &str) -> T {
+        let mut this = std::pin::pin!(this);
+        loop {
+            tokio::select! {
+                there = this.as_mut() => return there,
+                Some(Local { line, mut socket }) = self.accepted.recv() => {
+                    socket.abort();
+                    let _ = self.events.send(Event::Failed(line, format!("the pod is away: {why}")));
+                }
+            }
+        }
+    }
 }
 
-async fn accept(listener: TcpListener, port: u16, connections: mpsc::Sender<(u16, TcpStream)>) {
+async fn accept(listener: TcpListener, line: Arc<Line>, connections: mpsc::Sender<Local>) {
     loop {
-        let local = listen::accept(&listener).await;
-        if connections.send((port, local)).await.is_err() {
+        let socket = listen::accept(&listener).await;
+        let _ = socket.set_nodelay(true); // it may already have ended
+        if connections.send(Local { line: Arc::clone(&line), socket }).await.is_err() {
             return;
         }
     }
 }
 
-/// Listens on this port of 127.0.0.1 and of ::1, or of the one that can be had.
+/// Listens on the address, or on 127.0.0.1 and on ::1, or on the one of these that can be had.
+async fn listeners(pair: PortPair) -> Result<Vec<TcpListener>, ForwardError> {
+    let PortPair { address: Some(address), local: port, .. } = pair else {
+        return loopback(pair.local).await;
+    };
+    match TcpListener::bind((address, port)).await {
+        Ok(listener) => Ok(vec![listener]),
+        Err(source) => Err(ForwardError::Listen { address: address.to_string(), port, source }),
+    }
+}
+
 async fn loopback(port: u16) -> Result<Vec<TcpListener>, ForwardError> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
     // The same on both, also when it was chosen for us.
     let port = v4.as_ref().ok().and_then(|v4| v4.local_addr().ok()).map_or(port, |v4| v4.port());
     let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await;
     match (v4, v6) {
-        (Err(source), Err(_)) => Err(ForwardError::Listen { port, source }),
+        (Err(source), Err(_)) => {
+            Err(ForwardError::Listen { address: "127.0.0.1 or [::1]".into(), port, source })
+        }
         (v4, v6) => Ok(v4.into_iter().chain(v6).collect()),
     }
 }
@@ -200,9 +361,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_does_not_run_is_told() {
-        let cri = UnixUrl::from_url("unix:///nowhere/cri.sock").unwrap();
-        let pair = PortPair { local: 0, remote: 80 };
-        let error = Forward::start(&cri, "demo", &[pair]).await.err().unwrap().to_string();
-        assert!(error.contains("/nowhere/cri.sock") && error.contains("--cri"), "{error}");
+        let pairs = vec![PortPair { address: None, local: 0, remote: 80 }];
+        let target = Target { pod: "demo".into(), pairs };
+        let url = |name: &str| UnixUrl::from_url(&format!("unix:///nowhere/{name}.sock")).unwrap();
+        for (way, option) in [(Way::Cri(url("cri")), "--cri"), (Way::Rpc(url("rpc")), "--rpc")] {
+            let error = Forward::start(&way, std::slice::from_ref(&target)).await.err().unwrap().to_string();
+            assert!(error.contains("/nowhere/") && error.contains(option), "{error}");
+        }
     }
 }

@@ -1,19 +1,32 @@
-//! The host daemon and command line.
+//! The host daemon and command line, and its dialler as a library: [`PodDialer`].
 //!
 //! The fronts (`cri`, `kube_api`) answer clients and never know each other; `dial` reaches ports; `pods` knows
 //! where; `runtime` is the container runtime behind. `daemon` puts them together.
 
 pub mod cli;
 
+mod check;
 mod config;
+mod connections;
 mod cri;
 mod daemon;
 mod demo;
 mod dial;
+mod dial_command;
 mod forward;
+mod jsonrpc;
 mod kube_api;
 mod listen;
 mod logs;
+mod manual;
+mod metrics;
 mod pods;
 mod runtime;
+mod show;
 mod signals;
+mod table;
+mod terminal;
+mod top;
+
+pub use dial::{Network, PodConn, PodDialer, RequestError};
+pub use pods::{Endpoint, EndpointError};

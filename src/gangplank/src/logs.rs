@@ -25,8 +25,14 @@ pub(crate) fn start(log: &Log) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(OURS.map(|ours| (ours, level)));
+    let mut layers = vec![lines.with_filter(filter).boxed()];
+    if log.audit {
+        // For machines whatever the format of the rest is, and whatever its level.
+        let lines = fmt::layer().with_writer(std::io::stderr).json().flatten_event(true);
+        layers.push(lines.with_filter(Targets::new().with_target("audit", LevelFilter::INFO)).boxed());
+    }
     // Fails when events are written already, and then goes on as it was.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(layers).try_init();
 }
 
 fn level(level: LogLevel) -> LevelFilter {

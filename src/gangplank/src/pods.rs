@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
-pub(crate) use self::endpoint::Endpoint;
+pub use self::endpoint::{Endpoint, EndpointError};
 pub(crate) use self::route::{Obstacle, Route};
 pub(crate) use self::rules::{Rule, Rules, Template};
 
@@ -39,6 +39,8 @@ pub(crate) struct Pod {
 pub(crate) enum Source {
     /// From our configuration. It stays.
     Configuration,
+    /// From somebody who starts VMs himself. It goes when he says so.
+    Registered,
     /// From the runtime behind us. It goes when the runtime says so.
     Runtime {
         /// Whether its sandbox runs.
@@ -93,6 +95,11 @@ pub(crate) enum LookupError {
     )]
     Ambiguous(String, String),
 }
+
+/// Why a pod is not taken in: its id or its name is another's. Whoever registers it is at fault.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("pod {1}/{2} with id {0:?} is already there; unregister it first, or choose another id and name")]
+pub(crate) struct Taken(String, String, String);
 
 /// Looking up.
 impl Registry {
@@ -166,12 +173,12 @@ impl Registry {
     }
 }
 
-/// What the runtime says. Pods of the configuration are left alone.
+/// What the runtime says, and those who register pods. The runtime's word changes its own pods only.
 impl Registry {
     /// Adds or replaces a pod.
     pub(crate) fn put(&self, pod: Pod) {
         let mut inner = self.write();
-        if !inner.is_configured(&pod.id) {
+        if !inner.is_ours(&pod.id) {
             inner.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
         }
     }
@@ -186,10 +193,28 @@ impl Registry {
         self.alter(id, |pod| pod.route = route);
     }
 
+    /// Takes in a pod that somebody registers, unless there is one of its id or its name.
+    pub(crate) fn register(&self, pod: Pod) -> Result<(), Taken> {
+        let mut inner = self.write();
+        let same = |other: &&Arc<Pod>| other.namespace == pod.namespace && other.name == pod.name;
+        if let Some(other) = inner.pods.get(&pod.id).or_else(|| inner.pods.values().find(same)) {
+            return Err(Taken(other.id.to_string(), other.namespace.clone(), other.name.clone()));
+        }
+        inner.pods.insert(Arc::clone(&pod.id), Arc::new(pod));
+        Ok(())
+    }
+
+    /// Forgets a pod that was registered, and no other.
+    pub(crate) fn unregister(&self, id: &str) -> Option<Arc<Pod>> {
+        let mut inner = self.write();
+        let registered = inner.pods.get(id).is_some_and(|pod| pod.source == Source::Registered);
+        registered.then(|| inner.pods.remove(id)).flatten()
+    }
+
     /// Forgets a pod.
     pub(crate) fn remove(&self, id: &str) {
         let mut inner = self.write();
-        if !inner.is_configured(id) {
+        if !inner.is_ours(id) {
             inner.pods.remove(id);
         }
     }
@@ -211,10 +236,10 @@ impl Registry {
         }
         let (kept, mut before): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut inner.pods)
             .into_iter()
-            .partition(|(_, pod)| pod.source == Source::Configuration);
+            .partition(|(_, pod)| !matches!(pod.source, Source::Runtime { .. }));
         inner.pods = kept;
         for mut pod in pods {
-            if inner.is_configured(&pod.id) {
+            if inner.is_ours(&pod.id) {
                 continue;
             }
             let known = before.get(&pod.id);
@@ -231,7 +256,7 @@ impl Registry {
 
     fn alter(&self, id: &str, change: impl FnOnce(&mut Pod)) {
         let mut inner = self.write();
-        if !inner.is_configured(id)
+        if !inner.is_ours(id)
             && let Some(pod) = inner.pods.get_mut(id)
         {
             change(Arc::make_mut(pod));
@@ -246,8 +271,8 @@ impl Registry {
 }
 
 impl Inner {
-    fn is_configured(&self, id: &str) -> bool {
-        self.pods.get(id).is_some_and(|pod| pod.source == Source::Configuration)
+    fn is_ours(&self, id: &str) -> bool {
+        self.pods.get(id).is_some_and(|pod| !matches!(pod.source, Source::Runtime { .. }))
     }
 }
 
@@ -316,6 +341,20 @@ pub(crate) mod tests {
         assert!(error.contains("abc, abc1, abc2;"), "{error}");
         let error = registry.resolve("twin").unwrap_err().to_string();
         assert!(error.contains("aaa, bbb;"), "{error}");
+    }
+
+    #[test]
+    fn pods_are_registered_but_never_two_of_one_id_or_name() {
+        let registry = registry();
+        let registered = |id, name| Pod { source: Source::Registered, ..pod(id, name) };
+        let taken = |id, name| registry.register(registered(id, name)).unwrap_err().to_string();
+        assert!(taken("abc1", "new").contains("default/one"));
+        assert!(taken("new", "one").contains("\"abc1\""));
+        registry.register(registered("new", "new")).unwrap();
+        registry.remove("new");
+        assert!(registry.get("new").is_some(), "the runtime has no say in it");
+        assert!(registry.unregister("abc1").is_none(), "the configuration's stays");
+        assert!(registry.unregister("new").is_some() && registry.get("new").is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::dial::Connection;
 use crate::session::{Order, client};
 
 /// Time for the server to take the connection and to answer the upgrade.
@@ -78,8 +79,8 @@ pub enum ClientEvent {
 }
 
 /// A session. Dropping it ends it, and all its connections.
-pub struct Client {
-    connections: mpsc::UnboundedSender<(u16, TcpStream)>,
+pub struct Client<C = TcpStream> {
+    connections: mpsc::UnboundedSender<(u16, C)>,
     events: mpsc::UnboundedReceiver<ClientEvent>,
     _orders: oneshot::Sender<Order>,
 }
@@ -91,6 +92,17 @@ impl Client {
     ///
     /// A [`ClientError`] if there is no session within 20 s.
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
+        Self::carrying(url).await
+    }
+}
+
+impl<C: Connection> Client<C> {
+    /// The same as [`Client::connect`], for connections of another type, such as one that counts.
+    ///
+    /// # Errors
+    ///
+    /// A [`ClientError`] if there is no session within 20 s.
+    pub async fn carrying(url: &str) -> Result<Self, ClientError> {
         let (socket, early) = upgrade(url).await?;
         let (connections, incoming) = mpsc::unbounded_channel();
         let (sender, events) = mpsc::unbounded_channel();
@@ -104,8 +116,10 @@ impl Client {
 
     /// Forwards a connection to a port of the pod. It is closed when the pod's side ends, fails, or was never
     /// there.
-    pub fn forward(&self, port: u16, local: TcpStream) {
-        let _ = local.set_nodelay(true);
+    pub fn forward(&self, port: u16, local: C) {
+        if let Some(socket) = local.socket() {
+            let _ = socket.set_nodelay(true); // it may already have ended
+        }
         let _ = self.connections.send((port, local)); // a session that has ended drops it
     }
 

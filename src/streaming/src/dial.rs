@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +15,8 @@ pub struct Target {
     pub sandbox: Arc<str>,
     /// The TCP port inside the pod, 1–65535.
     pub port: u16,
+    /// Whose session it is, where that is known: for an embedder's own records.
+    pub client: Option<SocketAddr>,
 }
 
 /// A connection to a port inside a pod.
@@ -31,6 +34,10 @@ pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
     /// Makes the drop that follows an abrupt end (TCP: RST) rather than an orderly one.
     fn abort(&mut self) {}
+
+    /// So many bytes were written to [`Connection::socket`] and read from it, past this value's own reads and
+    /// writes. For an embedder that counts.
+    fn moved(&mut self, _written: u64, _read: u64) {}
 }
 
 impl Connection for TcpStream {
@@ -88,13 +95,15 @@ pub enum DialErrorKind {
     SandboxGone,
     /// The guest's relay cannot be used at all (not there, wrong version): further dials would fail too.
     RelayUnusable,
+    /// What was asked for is not served there.
+    Unsupported,
     /// A fault of this program or machine (descriptors, memory).
     Internal,
 }
 
 impl DialErrorKind {
     /// All kinds, in the order of their discriminants.
-    pub(crate) const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::Unreachable,
         Self::TimedOut,
@@ -102,6 +111,7 @@ impl DialErrorKind {
         Self::Relay,
         Self::SandboxGone,
         Self::RelayUnusable,
+        Self::Unsupported,
         Self::Internal,
     ];
 
@@ -120,6 +130,7 @@ impl DialErrorKind {
             Self::Relay => "relay",
             Self::SandboxGone => "sandbox_gone",
             Self::RelayUnusable => "relay_unusable",
+            Self::Unsupported => "unsupported",
             Self::Internal => "internal",
         }
     }

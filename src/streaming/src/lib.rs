@@ -91,5 +91,5 @@ pub use config::{Config, ErrorStyle, Limits};
 pub use dial::{Connection, Dial, DialError, DialErrorKind, Target};
 pub use request_cache::TokenError;
 pub use server::{Drained, Server};
-pub use stats::Snapshot;
+pub use stats::{SessionInfo, Snapshot};
 pub use tls::{Tls, TlsError, TlsFiles};

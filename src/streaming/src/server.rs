@@ -29,8 +29,8 @@ use crate::dial::Dial;
 use crate::metered::Metered;
 use crate::request_cache::{RequestCache, TokenError};
 use crate::session::server::ServerSession;
-use crate::session::{ClientSocket, Ended, Order, Totals};
-use crate::stats::{Snapshot, Stats};
+use crate::session::{ClientSocket, Ended, Order};
+use crate::stats::{Live, SessionInfo, Snapshot, Stats};
 use crate::tunnel::Tunnel;
 use crate::upgrade::{Answer, Protocol, bad_method, negotiate, no_such_path, no_such_token, refuse};
 
@@ -75,6 +75,8 @@ struct Sessions {
     next: u64,
     draining: bool,
     open: HashMap<u64, Open>,
+    /// Those that are past their upgrade, until they have ended.
+    live: HashMap<u64, Live>,
 }
 
 /// A session's place among the open ones, given back when dropped, also by a session that panicked.
@@ -87,7 +89,12 @@ struct Place<D> {
 
 impl<D> Drop for Place<D> {
     fn drop(&mut self) {
-        self.inner.sessions().open.remove(&self.key);
+        let mut sessions = self.inner.sessions();
+        sessions.open.remove(&self.key);
+        // With the lock held: whoever adds up meets each session's sums once.
+        if let Some(live) = sessions.live.remove(&self.key) {
+            self.inner.stats.session_closed(&live.counters);
+        }
     }
 }
 
@@ -224,7 +231,16 @@ impl<D: Dial> Server<D> {
 
     /// The counters.
     pub fn stats(&self) -> Snapshot {
-        self.inner.stats.snapshot()
+        let sessions = self.inner.sessions();
+        self.inner.stats.snapshot(sessions.live.values().map(|live| &*live.counters))
+    }
+
+    /// The open sessions, in the order in which they began.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let sessions = self.inner.sessions();
+        let mut infos: Vec<_> = sessions.live.iter().map(|(id, live)| live.info(*id)).collect();
+        infos.sort_unstable_by_key(|info| info.id);
+        infos
     }
 }
 
@@ -318,7 +334,7 @@ impl<D: Dial> Server<D> {
         let (place, orders) = self.inner.register(&opening.sandbox)?;
         tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => place.inner.run(opening, upgraded, orders).await,
+                Ok(upgraded) => place.run(opening, upgraded, orders).await,
                 Err(e) => {
                     debug!(sandbox = %opening.sandbox, error = %e, "the client left during the upgrade");
                 }
@@ -334,7 +350,7 @@ impl<D> Inner<D> {
     }
 }
 
-impl<D: Dial> Inner<D> {
+impl<D> Inner<D> {
     /// A place for a session, and where its orders come from.
     fn register(
         self: &Arc<Self>,
@@ -355,7 +371,9 @@ impl<D: Dial> Inner<D> {
         sessions.open.insert(key, Open { sandbox: sandbox.clone(), orders: sender });
         Ok((Place { inner: self.clone(), key, _tracked: self.tracker.token() }, receiver))
     }
+}
 
+impl<D: Dial> Place<D> {
     async fn run(&self, opening: Opening, upgraded: Upgraded, orders: oneshot::Receiver<Order>) {
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => self.converse(opening, parts.io.into_inner(), parts.read_buf, orders).await,
@@ -379,33 +397,44 @@ impl<D: Dial> Inner<D> {
         orders: oneshot::Receiver<Order>,
     ) {
         let Opening { protocol, sandbox, ports, client } = opening;
-        let client = client.map(|c| c.to_string()).unwrap_or_default();
+        let inner = &self.inner;
         let session = ServerSession {
-            dial: self.dial.clone(),
+            dial: inner.dial.clone(),
             sandbox: sandbox.clone(),
-            errors: self.config.errors,
-            limits: self.limits.clone(),
-            stats: self.stats.clone(),
+            client,
+            errors: inner.config.errors,
+            limits: inner.limits.clone(),
+            stats: inner.stats.clone(),
+            counters: Arc::default(),
         };
-        let begun = Instant::now();
-        self.stats.session_opened();
+        let (begun, counters) = (Instant::now(), session.counters.clone());
+        let live = Live { sandbox: sandbox.clone(), client, protocol: protocol.name(), begun, counters };
+        let counters = live.counters.clone();
+        inner.sessions().live.insert(self.key, live);
+        inner.stats.session_opened();
+        let client = client.map(|c| c.to_string()).unwrap_or_default();
         info!(client, %sandbox, ?protocol, "a session opened");
-        let (ended, totals, ports) = match protocol {
+        let (ended, dialled) = match protocol {
             Protocol::Spdy => session.run(socket, early, orders).await,
             Protocol::Tunnel => session.run(Tunnel::new(socket, early).await, Bytes::new(), orders).await,
             Protocol::Channels(encoding) => {
                 session.run_websocket(socket, early, encoding, &ports, orders).await
             }
         };
-        self.stats.session_closed(totals.connections, totals.sent, totals.received);
-        log_end(&client, &sandbox, &ports, begun.elapsed(), &ended, totals);
+        log_end(&client, &sandbox, &dialled, begun.elapsed(), &ended, counters.totals());
     }
 }
 
-fn log_end(client: &str, sandbox: &str, ports: &[u16], time: Duration, ended: &Ended, totals: Totals) {
+fn log_end(
+    client: &str,
+    sandbox: &str,
+    ports: &[u16],
+    time: Duration,
+    ended: &Ended,
+    (connections, bytes_sent, bytes_received): (u64, u64, u64),
+) {
     info!(
-        client, sandbox, ?ports,
-        connections = totals.connections, bytes_sent = totals.sent, bytes_received = totals.received,
+        client, sandbox, ?ports, connections, bytes_sent, bytes_received,
         seconds = time.as_secs_f64(), reason = %ended,
         "a session closed"
     );

@@ -43,6 +43,17 @@ pub(crate) enum Protocol {
     Channels(Encoding),
 }
 
+impl Protocol {
+    /// A short stable name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Spdy => "spdy",
+            Self::Tunnel => "tunnel",
+            Self::Channels(_) => "channels",
+        }
+    }
+}
+
 /// Decides what a request asks for: the protocol with its 101, or the refusal. Web pages of other servers than
 /// the one that was asked are let in only if `allow_origin`.
 pub(crate) fn negotiate<B>(request: &Request<B>, allow_origin: bool) -> Result<(Protocol, Answer), Answer> {

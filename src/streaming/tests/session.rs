@@ -365,3 +365,27 @@ async fn floods_of_pings_that_nobody_reads_cost_only_the_session() {
     };
     tokio::time::timeout(LONG, gone).await.unwrap();
 }
+
+#[tokio::test]
+async fn sessions_are_listed_with_what_they_have_moved_while_they_live() {
+    let host = Host::start().await;
+    let port = echo_pod().await;
+    let mut peer = host.connect().await;
+    let streams = peer.forward(port).await;
+    peer.send(streams.data, b"hello").await;
+    assert_eq!(peer.read(streams.data, 5).await, b"hello");
+    let sessions = host.server.sessions();
+    let [session] = &sessions[..] else { panic!("{sessions:?}") };
+    assert_eq!((&*session.sandbox, session.protocol), ("sandbox0123", "spdy"));
+    assert_eq!(session.client, Some(peer.socket.local_addr().unwrap()));
+    assert_eq!((session.connections_open, session.connections_total), (1, 1));
+    assert_eq!((session.bytes_sent, session.bytes_received, session.bytes_held), (5, 5, 0));
+    assert_eq!(host.server.stats().bytes_sent, 5);
+
+    drop(peer);
+    host.expect_no_session().await;
+    assert!(host.server.sessions().is_empty());
+    let stats = host.server.stats();
+    assert_eq!((stats.connections_open, stats.connections_total), (0, 1));
+    assert_eq!((stats.bytes_sent, stats.bytes_received), (5, 5), "what has ended still counts");
+}

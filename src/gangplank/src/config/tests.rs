@@ -48,6 +48,7 @@ fn the_sample_states_the_defaults() {
     let mut config = load(&sample_uncommented()).unwrap();
     assert!(config.kube_api.take().is_some());
     assert!(config.streaming.tls.take().is_some());
+    assert!(config.jsonrpc.take().is_some() && config.metrics.take().is_some());
     assert_eq!(config.pod.drain(..).count(), 1);
     assert_eq!(config.runtime.drain(..).count(), 1);
     assert!(config.cri.upstream.take().is_some());

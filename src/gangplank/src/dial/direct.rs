@@ -9,16 +9,28 @@ use streaming::{DialError, DialErrorKind};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::namespace::Sockets;
+use super::request::Address;
 
-/// Connects to 127.0.0.1 and, if that fails, to ::1. `pod` is its name, for the error.
+/// Connects to the address; where that names no host, to 127.0.0.1 and, if that fails, to ::1. `pod` is its
+/// name, for the error.
 ///
 /// Has no time limit of its own: whoever drops it limits both addresses together.
 pub(super) async fn dial(
     sockets: &Sockets,
     namespace: &Path,
     pod: &str,
-    port: u16,
+    address: Address,
 ) -> Result<TcpStream, DialError> {
+    let port = address.port;
+    if let Some(ip) = address.host {
+        return connect(sockets, namespace, (ip, port).into()).await.map_err(|failed| match failed {
+            Failed::Socket(error) => no_socket(namespace, pod, &error),
+            Failed::Connect(error) => {
+                no_connection(namespace, pod, port, &SocketAddr::new(ip, port).to_string(), &error)
+            }
+        });
+    }
+    let both = format!("127.0.0.1:{port} and [::1]:{port}");
     let v4 = match connect(sockets, namespace, (Ipv4Addr::LOCALHOST, port).into()).await {
         Ok(stream) => return Ok(stream),
         Err(Failed::Socket(error)) => return Err(no_socket(namespace, pod, &error)),
@@ -27,11 +39,11 @@ pub(super) async fn dial(
     let v6 = match connect(sockets, namespace, (Ipv6Addr::LOCALHOST, port).into()).await {
         Ok(stream) => return Ok(stream),
         // Without IPv6 the answer of IPv4 is the whole answer.
-        Err(Failed::Socket(_)) => return Err(no_connection(namespace, pod, port, &v4)),
+        Err(Failed::Socket(_)) => return Err(no_connection(namespace, pod, port, &both, &v4)),
         Err(Failed::Connect(error)) => error,
     };
     let telling = if v6.kind() == ErrorKind::ConnectionRefused { v6 } else { v4 };
-    Err(no_connection(namespace, pod, port, &telling))
+    Err(no_connection(namespace, pod, port, &both, &telling))
 }
 
 enum Failed {
@@ -65,8 +77,8 @@ fn no_socket(namespace: &Path, pod: &str, error: &io::Error) -> DialError {
     DialError::new(kind, format!("make a socket in network namespace {place} of pod {pod:?}: {advice}"))
 }
 
-fn no_connection(namespace: &Path, pod: &str, port: u16, error: &io::Error) -> DialError {
-    let what = format!("connect to 127.0.0.1:{port} and [::1]:{port} in {}", namespace.display());
+fn no_connection(namespace: &Path, pod: &str, port: u16, tried: &str, error: &io::Error) -> DialError {
+    let what = format!("connect to {tried} in {}", namespace.display());
     let (kind, came) = match error.kind() {
         ErrorKind::ConnectionRefused => (
             DialErrorKind::Refused,
@@ -101,7 +113,7 @@ mod tests {
     const OWN: &str = "/proc/self/ns/net";
 
     async fn dial_here(port: u16) -> Result<TcpStream, DialError> {
-        dial(&Sockets::start().unwrap(), Path::new(OWN), "demo", port).await
+        dial(&Sockets::start().unwrap(), Path::new(OWN), "demo", Address { host: None, port }).await
     }
 
     /// Keeps a port from others and does not listen on it, on either address.
@@ -146,7 +158,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_namespace_that_is_gone_ends_the_session() {
-        let error = dial(&Sockets::start().unwrap(), Path::new("/nowhere/ns"), "demo", 80).await.unwrap_err();
+        let address = Address { host: None, port: 80 };
+        let sockets = Sockets::start().unwrap();
+        let error = dial(&sockets, Path::new("/nowhere/ns"), "demo", address).await.unwrap_err();
         assert_eq!(error.kind, DialErrorKind::SandboxGone);
         assert!(error.kind.ends_session());
         assert!(error.cause.contains("/nowhere/ns"), "{}", error.cause);
@@ -194,7 +208,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sockets = Sockets::start().unwrap();
-        let error = dial(&sockets, Path::new(&elsewhere.path()), "demo", port).await.unwrap_err();
+        let address = Address { host: None, port };
+        let error = dial(&sockets, Path::new(&elsewhere.path()), "demo", address).await.unwrap_err();
         if rustix::process::geteuid().is_root() {
             assert_eq!(error.kind, DialErrorKind::Unreachable, "{}", error.cause);
             assert!(error.cause.contains("bring up the loopback"), "{}", error.cause);
@@ -202,6 +217,6 @@ mod tests {
             assert_eq!(error.kind, DialErrorKind::Denied, "{}", error.cause);
             assert!(error.cause.contains("CAP_SYS_ADMIN"), "{}", error.cause);
         }
-        dial(&sockets, Path::new(OWN), "demo", port).await.expect("home is home again");
+        dial(&sockets, Path::new(OWN), "demo", address).await.expect("home is home again");
     }
 }

@@ -4,9 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where the way into a pod begins.
+/// Where the way into a pod begins. Parsed from and displayed as one of:
+///
+/// | text | meaning |
+/// |---|---|
+/// | `netns:///PATH` | an ordinary pod, dialled from here in that network namespace |
+/// | `hvsock:///PATH:PORT`, `vsock://CID:PORT`, `unix:///PATH` | a relay: see [`channel::Endpoint`] |
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub enum Endpoint {
     /// `netns:///PATH`: a network namespace of this machine, in which ports are dialled from here.
     Netns(PathBuf),
     /// `kata:///PATH:PORT`: a relay inside a VM of Kata Containers, found by what Kata notes of its own agent.
@@ -23,6 +28,17 @@ pub(crate) enum Endpoint {
 impl Endpoint {
     /// What a text should have been.
     pub(crate) const EXPECTED: &'static str = "an endpoint: hvsock:///PATH:PORT, vsock://CID:PORT, unix:///PATH, kata:///PATH:PORT or netns:///PATH";
+
+    /// The scheme of its text: of all endpoints there are only so many.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Netns(_) => "netns",
+            Self::Kata { .. } => "kata",
+            Self::Relay(channel::Endpoint::Vsock { .. }) => "vsock",
+            Self::Relay(channel::Endpoint::Hybrid { .. }) => "hvsock",
+            Self::Relay(channel::Endpoint::Unix { .. }) => "unix",
+        }
+    }
 
     /// Where it is to be found, if that is a file. There the endpoint's absence shows without touching it:
     /// some VMMs take harm from a connection that says nothing.
@@ -57,7 +73,7 @@ impl Endpoint {
 
 /// Why a text is no [`Endpoint`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum EndpointError {
+pub enum EndpointError {
     /// A namespace needs an absolute path.
     #[error("`{0}` has no absolute path: write three slashes, as in netns:///run/netns/web")]
     Path(String),

@@ -40,6 +40,16 @@ pub(crate) enum Obstacle {
 }
 
 impl Route {
+    /// One of few names: the scheme of its endpoint, or what stands in for one.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Endpoint(endpoint) | Self::Within { endpoint, .. } => endpoint.kind(),
+            Self::Namespace => "netns",
+            Self::Runtime => "runtime",
+            Self::Barred(_) => "barred",
+        }
+    }
+
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         match self {
             Self::Endpoint(endpoint) => endpoint.missing().map(|file| Obstacle::Missing(file.into())),

@@ -120,12 +120,56 @@ pub fn not_running(id: &'static str, name: &'static str) -> PodSection {
     PodSection { id, name, endpoint: "hvsock:///nowhere/v.sock:1024".into() }
 }
 
+/// A pod on this machine behind a relay, which runs in this process.
+pub struct RelayPod {
+    folder: tempfile::TempDir,
+    running: Option<(relay::Stopper, thread::JoinHandle<()>)>,
+}
+
+impl RelayPod {
+    pub fn start() -> Self {
+        let mut pod = Self { folder: tempfile::tempdir().unwrap(), running: None };
+        pod.run();
+        pod
+    }
+
+    /// Starts the relay, as its guest does.
+    pub fn run(&mut self) {
+        let listen = relay::Listen::Unix { path: self.folder.path().join("relay.sock") };
+        let relay = relay::Relay::bind(&[listen], relay::Config::default()).unwrap();
+        self.running = Some((relay.stopper(), thread::spawn(move || relay.run().unwrap())));
+    }
+
+    /// Ends it, with all its connections.
+    pub fn stop(&mut self) {
+        if let Some((stopper, running)) = self.running.take() {
+            stopper.stop();
+            running.join().unwrap();
+        }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}/relay.sock", self.folder.path().display())
+    }
+
+    pub fn section(&self, id: &'static str, name: &'static str) -> PodSection {
+        PodSection { id, name, endpoint: self.endpoint() }
+    }
+}
+
+impl Drop for RelayPod {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// A running daemon with a folder of its own.
 pub struct Daemon {
     pub process: Process,
     pub folder: tempfile::TempDir,
     pub streaming: SocketAddr,
     pub kube_api: SocketAddr,
+    pub metrics: SocketAddr,
 }
 
 impl Daemon {
@@ -136,10 +180,42 @@ impl Daemon {
 
     /// The same in this folder, with these further lines of `[cri]`.
     pub fn start_in(folder: tempfile::TempDir, cri: &str, pods: &[PodSection], more: &str) -> Self {
-        let process = serve_with(folder.path(), cri, pods, more);
+        let process = serve_with(folder.path(), cri, "", pods, more);
+        Self::of(process, folder)
+    }
+
+    /// With these further lines of `[jsonrpc]`.
+    pub fn start_with_rpc(pods: &[PodSection], rpc: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = serve_with(folder.path(), "", rpc, pods, "");
+        Self::of(process, folder)
+    }
+
+    fn of(process: Process, folder: tempfile::TempDir) -> Self {
         let serving: Value = serde_json::from_str(&process.line_with("\"serving\"")).unwrap();
         let address = |key: &str| serving[key].as_str().unwrap().parse().unwrap();
-        Self { process, streaming: address("streaming"), kube_api: address("kube_api"), folder }
+        let [streaming, kube_api, metrics] = ["streaming", "kube_api", "metrics"].map(address);
+        Self { process, streaming, kube_api, metrics, folder }
+    }
+
+    /// Another process in its place, with the same configuration.
+    pub fn restart(&mut self) {
+        let file = self.folder.path().join("gangplank.toml");
+        self.process = Process::start(&["serve", "--config", file.to_str().unwrap()]);
+        let serving: Value = serde_json::from_str(&self.process.line_with("\"serving\"")).unwrap();
+        self.metrics = serving["metrics"].as_str().unwrap().parse().unwrap();
+    }
+
+    pub fn config(&self) -> String {
+        self.folder.path().join("gangplank.toml").to_str().unwrap().into()
+    }
+
+    pub fn rpc_socket(&self) -> PathBuf {
+        self.folder.path().join("rpc.sock")
+    }
+
+    pub fn rpc_url(&self) -> String {
+        format!("unix://{}", self.rpc_socket().display())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -152,7 +228,17 @@ impl Daemon {
 
     /// Our own client, when it listens; with the port here.
     pub fn forward(&self, pod: &str, port: u16) -> (Process, SocketAddr) {
-        let client = Process::start(&["forward", "--cri", &self.cri_url(), pod, &format!(":{port}")]);
+        self.forward_by(&["--rpc", &self.rpc_url()], pod, port)
+    }
+
+    /// The same through a port-forward session.
+    pub fn forward_by_cri(&self, pod: &str, port: u16) -> (Process, SocketAddr) {
+        self.forward_by(&["--cri", &self.cri_url()], pod, port)
+    }
+
+    fn forward_by(&self, way: &[&str], pod: &str, port: u16) -> (Process, SocketAddr) {
+        let port = format!(":{port}");
+        let client = Process::start(&[&["forward"], way, &[pod, &port]].concat());
         let line = client.line_with("Forwarding from 127.0.0.1:");
         let address = line.split(' ').nth(2).unwrap().parse().unwrap();
         (client, address)
@@ -170,13 +256,16 @@ pub fn socket_in(folder: &Path) -> PathBuf {
 
 /// Starts a daemon whose socket and configuration are in this folder.
 pub fn serve(folder: &Path, pods: &[PodSection], more: &str) -> Process {
-    serve_with(folder, "", pods, more)
+    serve_with(folder, "", "", pods, more)
 }
 
-fn serve_with(folder: &Path, cri: &str, pods: &[PodSection], more: &str) -> Process {
+fn serve_with(folder: &Path, cri: &str, rpc: &str, pods: &[PodSection], more: &str) -> Process {
     let mut text = format!(
-        "[cri]\nlisten = \"unix://{}\"\n{cri}\n[kube_api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}\n",
-        socket_in(folder).display()
+        "[cri]\nlisten = \"unix://{}\"\n{cri}\n[kube_api]\nlisten = \"127.0.0.1:0\"\n\
+         [jsonrpc]\nlisten = \"unix://{}/rpc.sock\"\n{rpc}\n[metrics]\nlisten = \"127.0.0.1:0\"\n\
+         [log]\nformat = \"json\"\n{more}\n",
+        socket_in(folder).display(),
+        folder.display()
     );
     for PodSection { id, name, endpoint } in pods {
         write!(

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::core::Core;
 use super::forward::Phase;
+use super::wire::Wire;
 use super::{ClientSocket, Ended, Order, Session, Side};
 use crate::client::ClientEvent;
 use crate::config::Limits;
@@ -31,7 +32,8 @@ pub(crate) async fn run<W: ClientSocket, C: Connection>(
 ) -> Ended {
     let spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
     let side = ClientSide { incoming, events, requests: 0 };
-    Session::new(socket, early, spdy, side, Arc::new(Limits::default())).run(orders).await.0
+    let wire = Wire::new(socket, early);
+    Session::new(wire, spdy, side, Arc::new(Limits::default()), Arc::default()).run(orders).await
 }
 
 struct ClientSide<C> {

@@ -28,14 +28,7 @@ use super::wire::{ClientSocket, Wire};
 use super::{Ended, Side};
 use crate::config::Limits;
 use crate::dial::Connection;
-
-/// Sums of a session, for its last log line.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Totals {
-    pub(crate) connections: u64,
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-}
+use crate::stats::Counters;
 
 /// Invariants: every forward's data stream, and its error stream unless that has been reset, is in `by_id`;
 /// `held` is the sum of the backlogs' charges; `lingering` counts the forwards that linger.
@@ -61,12 +54,17 @@ pub(super) struct Core<W, C> {
     piping: bool,
     /// The budget was spent at some time since the last tick.
     was_spent: bool,
-    pub(super) totals: Totals,
+    counters: Arc<Counters>,
 }
 
 /// Commands of a session's side.
 impl<W: ClientSocket, C: Connection> Core<W, C> {
-    pub(super) fn new(wire: Wire<W>, spdy: spdy::Connection, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(
+        wire: Wire<W>,
+        spdy: spdy::Connection,
+        limits: Arc<Limits>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             wire,
@@ -87,15 +85,17 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             patience: None,
             piping: false,
             was_spent: false,
-            totals: Totals::default(),
+            counters,
         }
     }
 
     /// Takes in a forward and looks at it soon.
     pub(super) fn insert(&mut self, port: u16, error: u32, data: u32, phase: Phase<C>) {
+        self.counters.opened();
         let entry = self.forwards.vacant_entry();
         let index = entry.key();
-        let forward = entry.insert(Forward::new(port, error, data, phase, index, &self.ready));
+        let forward =
+            entry.insert(Forward::new(port, error, data, phase, index, &self.ready, &self.counters));
         forward.slot.queue();
         self.by_id.insert(data, index);
         if error != 0 {
@@ -139,9 +139,13 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         self.spdy.end(forward.error);
         self.held -= forward.charge();
         self.lingering -= usize::from(forward.lingers.is_some());
-        self.totals.sent += forward.sent;
-        self.totals.received += forward.received;
+        self.counters.closed();
         Some(forward)
+    }
+
+    /// Says what is held, once for all that happened since it was said last.
+    pub(super) fn say_held(&self) {
+        self.counters.held(self.held);
     }
 
     fn settle(&mut self, index: usize) {
@@ -189,7 +193,7 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             Poll::Ready(Ok(conn)) => {
                 forward.phase = Phase::Open(conn);
                 let _ = self.spdy.reply(forward.data); // a stream that was reset has taken its forward with it
-                self.totals.connections += 1;
+                self.counters.dialled();
             }
         }
         self.drive_up(index);

@@ -25,6 +25,7 @@ use super::backlog::Backlog;
 use super::pipe::Pipe;
 use super::ready::{Ready, Slot};
 use crate::dial::{Connection, DialError};
+use crate::stats::Counters;
 
 /// Slices of a backlog that one write takes.
 const WRITE_SLICES: usize = 16;
@@ -79,9 +80,9 @@ pub(super) struct Forward<C> {
     pub(super) stall: Option<StallMark>,
     /// Readable, but the client must take what waits for it first.
     pub(super) parked: bool,
-    /// Bytes that the connection took, and that it gave.
+    /// Bytes that the connection took.
     pub(super) sent: u64,
-    pub(super) received: u64,
+    counters: Arc<Counters>,
     pub(super) slot: Arc<Slot>,
     waker: Waker,
 }
@@ -94,6 +95,7 @@ impl<C: Connection> Forward<C> {
         phase: Phase<C>,
         index: usize,
         ready: &Arc<Ready>,
+        counters: &Arc<Counters>,
     ) -> Self {
         let slot = Slot::new(index, ready);
         Self {
@@ -110,7 +112,7 @@ impl<C: Connection> Forward<C> {
             stall: None,
             parked: false,
             sent: 0,
-            received: 0,
+            counters: counters.clone(),
             waker: slot.clone().into(),
             slot,
         }
@@ -166,6 +168,7 @@ impl<C: Connection> Forward<C> {
                 match Pin::new(&mut *conn).poll_write_vectored(&mut cx, slices) {
                     Poll::Ready(Ok(n)) if n > 0 => {
                         self.sent += n as u64;
+                        self.counters.sent(n as u64);
                         IoSlice::advance_slices(&mut slices, n);
                     }
                     Poll::Ready(_) => return self.break_up(),
@@ -187,11 +190,14 @@ impl<C: Connection> Forward<C> {
 
     /// Whether the pipe is out of the way.
     fn drive_pipe(&mut self) -> bool {
-        let (Some(pipe), Phase::Open(conn)) = (&mut self.pipe, &self.phase) else { return true };
+        let (Some(pipe), Phase::Open(conn)) = (&mut self.pipe, &mut self.phase) else { return true };
         let Some(socket) = conn.socket() else { return true };
         let before = pipe.len();
         let drained = pipe.poll_drain(&mut Context::from_waker(&self.waker), socket);
-        self.sent += (before - pipe.len()) as u64;
+        let moved = (before - pipe.len()) as u64;
+        conn.moved(moved, 0);
+        self.sent += moved;
+        self.counters.sent(moved);
         match drained {
             Poll::Pending => return false,
             Poll::Ready(Ok(())) => self.pipe = None,
@@ -220,6 +226,7 @@ impl<C: Connection> Forward<C> {
             match Pin::new(&mut *conn).poll_write_vectored(&mut cx, &slices[..filled]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.sent += n as u64;
+                    self.counters.sent(n as u64);
                     self.backlog.consume(n);
                 }
                 Poll::Ready(_) => return self.break_up(),
@@ -254,15 +261,18 @@ impl<C: Connection> Forward<C> {
         let Phase::Open(conn) = &mut self.phase else { return Poll::Pending };
         let mut buf = ReadBuf::new(buf);
         ready!(Pin::new(conn).poll_read(&mut Context::from_waker(&self.waker), &mut buf))?;
-        self.received += buf.filled().len() as u64;
-        Poll::Ready(Ok(buf.filled().len()))
+        let n = buf.filled().len();
+        self.counters.received(n as u64);
+        Poll::Ready(Ok(n))
     }
 
     /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::socket`].
     pub(super) fn poll_fill(&mut self, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-        let Some(socket) = self.socket() else { return Poll::Pending };
+        let Phase::Open(conn) = &mut self.phase else { return Poll::Pending };
+        let Some(socket) = conn.socket() else { return Poll::Pending };
         let n = ready!(pipe.poll_fill(&mut Context::from_waker(&self.waker), socket, usize::MAX))?;
-        self.received += n as u64;
+        conn.moved(0, n as u64);
+        self.counters.received(n as u64);
         Poll::Ready(Ok(n))
     }
 

@@ -31,18 +31,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use spdy::Headers;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite;
 
 use self::core::Core;
-pub(crate) use self::core::Totals;
 pub(crate) use self::wire::ClientSocket;
 use self::wire::Wire;
 use crate::config::Limits;
 use crate::dial::{Connection, DialError};
+use crate::stats::Counters;
 
 /// How often limits are compared while one of them may pass, at most; shorter limits are compared more often.
 const TICK: Duration = Duration::from_secs(1);
@@ -189,18 +188,23 @@ struct Session<W, C, S> {
 }
 
 impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
-    fn new(socket: W, early: Bytes, spdy: spdy::Connection, side: S, limits: Arc<Limits>) -> Self {
-        let core = Core::new(Wire::new(socket, early), spdy, limits);
+    fn new(
+        wire: Wire<W>,
+        spdy: spdy::Connection,
+        side: S,
+        limits: Arc<Limits>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let core = Core::new(wire, spdy, limits, counters);
         let tick = tick_for(&core.limits);
         let timer = Box::pin(sleep_until(core.quiet_until()));
         Self { core, side, orders: Orders(None), closing: None, timer, tick }
     }
 
-    /// Lets the session run to its end, and says why it ended and what it moved.
-    async fn run(&mut self, orders: oneshot::Receiver<Order>) -> (Ended, Totals) {
+    /// Lets the session run to its end, and says why it ended.
+    async fn run(&mut self, orders: oneshot::Receiver<Order>) -> Ended {
         self.orders = Orders(Some(orders));
-        let ended = (&mut *self).await;
-        (ended, self.core.totals)
+        (&mut *self).await
     }
 
     /// Goes on until nothing can move any more.
@@ -217,6 +221,7 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
             moved |= self.core.serve(&mut self.side, cx)?;
             moved |= self.core.flush(cx)?;
             if !moved && !self.poll_timer(cx)? {
+                self.core.say_held();
                 return Ok(());
             }
         }
@@ -306,6 +311,7 @@ mod tests {
     use std::io::IoSlice;
     use std::sync::Mutex;
 
+    use bytes::Bytes;
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
     use tokio::task::coop::poll_proceed;
     use tokio::time::timeout;
@@ -382,6 +388,8 @@ mod tests {
             errors: ErrorStyle::Reset,
             limits: Arc::new(Limits { pair_timeout, ..Limits::default() }),
             stats: Arc::default(),
+            client: None,
+            counters: Arc::default(),
         }
     }
 

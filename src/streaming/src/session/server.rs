@@ -1,6 +1,7 @@
 //! The server's side: pairs the client's streams and dials.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,21 +10,24 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::core::{Core, Totals};
+use super::core::Core;
 use super::forward::{Dialing, Forward, Phase};
 use super::pairing::{Kind, Match, Pairing};
+use super::wire::Wire;
 use super::{ClientSocket, Ended, Order, Session, Side};
 use crate::config::{ErrorStyle, Limits};
 use crate::dial::{Dial, DialError, DialErrorKind, Target};
-use crate::stats::Stats;
+use crate::stats::{Counters, Stats};
 
 /// What a session of the server is made of.
 pub(crate) struct ServerSession<D> {
     pub(crate) dial: Arc<D>,
     pub(crate) sandbox: Arc<str>,
+    pub(crate) client: Option<SocketAddr>,
     pub(crate) errors: ErrorStyle,
     pub(crate) limits: Arc<Limits>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl<D: Dial> ServerSession<D> {
@@ -33,19 +37,19 @@ impl<D: Dial> ServerSession<D> {
         socket: W,
         early: Bytes,
         orders: oneshot::Receiver<Order>,
-    ) -> (Ended, Totals, Vec<u16>) {
+    ) -> (Ended, Vec<u16>) {
         let config = spdy::Config { max_streams: self.limits.streams, ..Default::default() };
         let spdy = spdy::Connection::new(spdy::Role::Server, config);
-        let limits = self.limits.clone();
+        let (limits, counters) = (self.limits.clone(), self.counters.clone());
         let side = ServerSide { setup: self, pairing: Pairing::new(), ports: Vec::new() };
-        let mut session = Session::new(socket, early, spdy, side, limits);
-        let (ended, totals) = session.run(orders).await;
-        (ended, totals, std::mem::take(&mut session.side.ports))
+        let mut session = Session::new(Wire::new(socket, early), spdy, side, limits, counters);
+        let ended = session.run(orders).await;
+        (ended, std::mem::take(&mut session.side.ports))
     }
 
     /// Dials a port, for no longer than the limit.
     pub(super) fn dial(&self, port: u16) -> Dialing<D::Conn> {
-        let target = Target { sandbox: self.sandbox.clone(), port };
+        let target = Target { sandbox: self.sandbox.clone(), port, client: self.client };
         let limit = self.limits.dial_timeout;
         let dial = self.dial.clone();
         Box::pin(async move {

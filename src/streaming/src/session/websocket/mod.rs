@@ -39,7 +39,7 @@ use super::ready::Ready;
 use super::scratch::Scratch;
 use super::server::{ServerSession, log_port};
 use super::stall::stuck;
-use super::{CLOSE_LIMIT, Ended, Order, Orders, Totals, tick_for};
+use super::{CLOSE_LIMIT, Ended, Order, Orders, tick_for};
 use crate::dial::Dial;
 
 impl<D: Dial> ServerSession<D> {
@@ -52,14 +52,14 @@ impl<D: Dial> ServerSession<D> {
         encoding: Encoding,
         ports: &[u16],
         orders: oneshot::Receiver<Order>,
-    ) -> (Ended, Totals, Vec<u16>) {
+    ) -> (Ended, Vec<u16>) {
         let socket = Socket::new(stream, early, encoding.max_message()).await;
         let mut session = WebSocketSession::new(self, socket, encoding, Orders(Some(orders)));
         session.start(ports);
         let ended = poll_fn(|cx| session.poll(cx)).await;
         let mut logged = Vec::new();
         ports.iter().for_each(|port| log_port(&mut logged, *port));
-        (ended, session.totals, logged)
+        (ended, logged)
     }
 }
 
@@ -77,7 +77,6 @@ struct WebSocketSession<S, D: Dial> {
     was_spent: bool,
     now: Instant,
     last_data: Instant,
-    totals: Totals,
     orders: Orders,
     timer: Pin<Box<Sleep>>,
     tick: Duration,
@@ -104,7 +103,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             was_spent: false,
             now,
             last_data: now,
-            totals: Totals::default(),
             orders,
             is_over: false,
             closing: None,
@@ -118,7 +116,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             let phase = Phase::Dialing(self.setup.dial(port));
             // Streams are the other sessions' affair: numbers here are those of the channels.
             let (data, error) = (2 * index as u32, 2 * index as u32 + 1);
-            let forward = Forward::new(port, error, data, phase, index, &self.ready);
+            self.setup.counters.opened();
+            let forward = Forward::new(port, error, data, phase, index, &self.ready, &self.setup.counters);
             forward.slot.queue();
             self.forwards.insert(forward);
         }
@@ -153,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             moved |= self.flush(cx)?;
             moved |= self.poll_over()?;
             if !moved && !self.poll_timer(cx)? {
+                self.setup.counters.held(self.held);
                 return Ok(());
             }
         }
@@ -312,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
             Poll::Pending => {}
             Poll::Ready(Ok(conn)) => {
                 forward.phase = Phase::Open(conn);
-                self.totals.connections += 1;
+                self.setup.counters.dialled();
             }
             Poll::Ready(Err(e)) => {
                 self.setup.dial_failed(forward.port, &e);
@@ -390,8 +390,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dial> WebSocketSession<S, D> {
     fn remove(&mut self, index: usize) -> Option<Forward<D::Conn>> {
         let forward = self.forwards.try_remove(index)?;
         self.held -= forward.charge();
-        self.totals.sent += forward.sent;
-        self.totals.received += forward.received;
+        self.setup.counters.closed();
         Some(forward)
     }
 }

@@ -1,0 +1,153 @@
+//! One pod's forwards by JSON-RPC: a call for each connection, which then becomes the stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use streaming::Connection;
+use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::line::{Counted, Event, Line};
+use super::{ForwardError, Local, PodLines};
+use crate::config::UnixUrl;
+use crate::jsonrpc::client::{CallError, Client};
+use crate::jsonrpc::{Code, RpcError};
+
+/// How long to wait before a lost daemon or pod is asked for again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How often a pod is asked for a sign of life, at most.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Bytes of each direction's buffer.
+const BUFFER: usize = 64 << 10;
+
+/// A pod's forwards, and a connection that ends when the daemon does.
+pub(super) struct ByRpc {
+    rpc: UnixUrl,
+    lines: PodLines,
+    watch: Client,
+    /// A connection ended in a way that may mean that the pod is gone.
+    doubts: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    probed: Instant,
+}
+
+impl ByRpc {
+    /// Sees whether the pod is there.
+    ///
+    /// # Errors
+    /// When it is not, or the daemon is not.
+    pub(super) async fn start(rpc: UnixUrl, lines: PodLines) -> Result<Self, ForwardError> {
+        let mut watch = Client::connect(&rpc).await?;
+        present(&mut watch, &lines.pod, false).await?;
+        Ok(Self { rpc, lines, watch, doubts: mpsc::channel(1), probed: Instant::now() })
+    }
+
+    /// Forwards for ever.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                Some(local) = self.lines.accepted.recv() => self.forward(local),
+                () = self.watch.ended() => self.recover("the daemon has gone away").await,
+                Some(()) = self.doubts.1.recv() => self.probe().await,
+            }
+        }
+    }
+
+    fn forward(&self, Local { line, socket }: Local) {
+        let (rpc, doubts) = (self.rpc.clone(), self.doubts.0.clone());
+        let (counted, events) =
+            (Counted::new(socket, Arc::clone(&line), self.lines.events.clone()), self.lines.events.clone());
+        tokio::spawn(async move {
+            if let Err(error) = forward(&rpc, &line, counted, &doubts).await {
+                let _ = events.send(Event::Failed(line, error.to_string())); // nobody listens at the end
+            }
+        });
+    }
+
+    /// Sees whether the pod still answers, unless that was seen just now.
+    async fn probe(&mut self) {
+        tokio::time::sleep_until(self.probed + PROBE_PAUSE).await;
+        self.probed = Instant::now();
+        let probed = async {
+            let mut client = Client::connect(&self.rpc).await?;
+            present(&mut client, &self.lines.pod, true).await
+        };
+        if let Err(error) = probed.await {
+            self.recover(&error.to_string()).await;
+        }
+    }
+
+    /// Asks until daemon and pod answer again. Whoever connects meanwhile is sent away.
+    async fn recover(&mut self, why: &str) {
+        self.lines.tell(Event::Lost(Arc::clone(&self.lines.pod), why.into()));
+        let (rpc, pod) = (self.rpc.clone(), Arc::clone(&self.lines.pod));
+        let again = async move {
+            loop {
+                if let Ok(mut client) = Client::connect(&rpc).await
+                    && present(&mut client, &pod, true).await.is_ok()
+                {
+                    return client;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        self.watch = self.lines.refuse_until(again, why).await;
+        self.lines.tell(Event::Back(Arc::clone(&self.lines.pod)));
+    }
+}
+
+/// Whether there is such a pod and its endpoint; with `probe`, also whether its relay answers.
+async fn present(client: &mut Client, pod: &str, probe: bool) -> Result<(), CallError> {
+    let listed = client.call("pod.list", json!({ "handle": pod, "probe": probe })).await?;
+    let found = &listed["pods"][0];
+    let cause = if found["ready"] != true {
+        let endpoint = found["endpoint"].as_str().unwrap_or_default();
+        format!("pod {pod:?} is not ready: nothing is at {endpoint}; start the pod and forward again")
+    } else if probe && found["relay"]["answers"] != true {
+        found["relay"]["cause"].as_str().unwrap_or("its relay does not answer").into()
+    } else {
+        return Ok(());
+    };
+    Err(RpcError::new(Code::GuestUnreachable, cause).into())
+}
+
+/// One connection, from the dial to both its ends. That the pod has ended its side raises doubts: if its guest is
+/// gone, it looks the same from here.
+async fn forward(
+    rpc: &UnixUrl,
+    line: &Line,
+    mut local: Counted,
+    doubts: &mpsc::Sender<()>,
+) -> Result<(), CallError> {
+    let dialled = async { Client::connect(rpc).await?.dial(&line.pod, &format!(":{}", line.remote)).await };
+    let (stream, early) = dialled.await.inspect_err(|_| {
+        local.abort();
+        doubt(doubts);
+    })?;
+    let (from_pod, mut to_pod) = stream.into_split();
+    let (from_here, mut to_here) = tokio::io::split(local);
+    let mut from_here = BufReader::with_capacity(BUFFER, from_here);
+    let down = async {
+        to_here.write_all(&early).await?;
+        copy_buf(&mut BufReader::with_capacity(BUFFER, from_pod), &mut to_here).await?;
+        doubt(doubts);
+        to_here.shutdown().await
+    };
+    let up = async {
+        copy_buf(&mut from_here, &mut to_pod).await?;
+        to_pod.shutdown().await
+    };
+    if let Err(error) = tokio::try_join!(up, down) {
+        from_here.into_inner().unsplit(to_here).abort();
+        tracing::debug!(%error, "a forwarded connection ended badly");
+    }
+    Ok(())
+}
+
+fn doubt(doubts: &mpsc::Sender<()>) {
+    // Full: there are doubts already.
+    let _ = doubts.try_send(());
+}

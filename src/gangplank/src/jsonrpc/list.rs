@@ -1,0 +1,156 @@
+//! What there is: pods, their ports, sessions and connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::Front;
+use super::message::{Code, RpcError};
+use crate::pods::{Pod, Source};
+
+/// How long a relay may take to show that it is there.
+const PROBE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListPods {
+    /// Only the pod that this leads to.
+    handle: Option<String>,
+    /// Whether each pod's relay is asked for a sign of life.
+    #[serde(default)]
+    probe: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListPorts {
+    handle: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// The parameters of a call, checked.
+pub(super) fn params<P: DeserializeOwned>(params: Value) -> Result<P, RpcError> {
+    serde_json::from_value(params).map_err(|error| RpcError::new(Code::InvalidParams, error.to_string()))
+}
+
+impl Front {
+    /// The pod that a handle leads to.
+    pub(super) fn pod(&self, handle: &str) -> Result<Arc<Pod>, RpcError> {
+        self.pods.resolve(handle).map_err(|error| RpcError::new(Code::UnknownPod, error.to_string()))
+    }
+
+    pub(super) async fn list_pods(&self, params: Value) -> Result<Value, RpcError> {
+        let ListPods { handle, probe } = self::params(params)?;
+        let pods = match handle {
+            Some(handle) => vec![self.pod(&handle)?],
+            None => self.pods.all(),
+        };
+        let mut listed: Vec<Value> = pods.iter().map(|pod| self.describe(pod)).collect();
+        if probe {
+            for (at, relay) in self.probe(&pods).await {
+                listed[at]["relay"] = relay;
+            }
+        }
+        Ok(json!({ "pods": listed }))
+    }
+
+    fn describe(&self, pod: &Pod) -> Value {
+        json!({
+            "handle": &*pod.id,
+            "name": pod.name,
+            "namespace": pod.namespace,
+            "uid": pod.uid,
+            "labels": pod.labels,
+            "endpoint": pod.route.to_string(),
+            "ready": pod.ready(),
+            "registered": pod.source == Source::Registered,
+            "connections": self.connections.open_to(&pod.id),
+        })
+    }
+
+    /// A sign of life of each pod, all at the same time.
+    async fn probe(&self, pods: &[Arc<Pod>]) -> Vec<(usize, Value)> {
+        let mut probes = JoinSet::new();
+        for (at, pod) in pods.iter().enumerate() {
+            let (dialer, pod) = (self.dialer.clone(), Arc::clone(pod));
+            probes.spawn(async move {
+                let answer = match (dialer.probe(&pod, PROBE).await, pod.route.kind()) {
+                    (Err(error), _) => {
+                        json!({ "answers": false, "kind": error.kind.name(), "cause": error.cause })
+                    }
+                    (Ok(()), "netns") => json!({ "answers": true }),
+                    (Ok(()), _) => {
+                        json!({ "answers": true, "protocol": channel::preamble::VERSION.major })
+                    }
+                };
+                (at, answer)
+            });
+        }
+        probes.join_all().await
+    }
+
+    pub(super) fn list_ports(&self, params: Value) -> Result<Value, RpcError> {
+        let ListPorts { handle } = self::params(params)?;
+        let pod = self.pod(&handle)?;
+        let cause = format!(
+            "what listens in pod {:?} is not known: no relay tells it to this version of gangplank yet; dial a port to \
+             see whether it is there",
+            pod.name
+        );
+        Err(RpcError::new(Code::Unsupported, cause))
+    }
+
+    pub(super) fn list_sessions(&self, params: Value) -> Result<Value, RpcError> {
+        let Nothing {} = self::params(params)?;
+        let sessions: Vec<Value> = self
+            .streaming
+            .sessions()
+            .iter()
+            .map(|session| {
+                json!({
+                    "id": session.id,
+                    "handle": &*session.sandbox,
+                    "client": session.client.map(|client| client.to_string()),
+                    "protocol": session.protocol,
+                    "ageMs": millis(session.age),
+                    "connectionsOpen": session.connections_open,
+                    "connections": session.connections_total,
+                    "bytesToPod": session.bytes_sent,
+                    "bytesFromPod": session.bytes_received,
+                    "bytesHeld": session.bytes_held,
+                })
+            })
+            .collect();
+        let connections: Vec<Value> = self
+            .connections
+            .open()
+            .iter()
+            .map(|flow| {
+                let (to_pod, from_pod) = flow.moved();
+                json!({
+                    "id": flow.id,
+                    "handle": &*flow.pod.id,
+                    "name": flow.pod.name,
+                    "namespace": flow.pod.namespace,
+                    "caller": flow.caller.to_string(),
+                    "address": flow.address,
+                    "ageMs": millis(flow.begun.elapsed()),
+                    "bytesToPod": to_pod,
+                    "bytesFromPod": from_pod,
+                })
+            })
+            .collect();
+        Ok(json!({ "sessions": sessions, "connections": connections }))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,87 @@
+//! The examples for programs that link the dialler, compiled and run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use common::{RelayPod, connect, echo, echoes};
+use gangplank::{Network, PodDialer};
+use streaming::{Client, DialErrorKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// An example, which cargo builds with a package's tests and puts beside them.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is not there: `cargo build --examples` builds it", program.display());
+    Command::new(program)
+}
+
+fn page() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = String::new();
+            stream.read_to_string(&mut request).unwrap();
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\nfrom the pod\n").unwrap();
+        }
+    });
+    port
+}
+
+#[test]
+fn the_dial_example_prints_a_page_from_the_pod() {
+    let relay = RelayPod::start();
+    for endpoint in [relay.endpoint(), "netns:///proc/self/ns/net".into()] {
+        let output = example("dial").arg(endpoint).arg(format!("localhost:{}", page())).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.ends_with("\r\n\r\nfrom the pod\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_streaming_example_serves_sessions() {
+    let relay = RelayPod::start();
+    let mut runtime = example("streaming");
+    let mut runtime =
+        runtime.arg(relay.endpoint()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    runtime.stdin.as_mut().unwrap().write_all(b"abc\n").unwrap();
+    let mut url = String::new();
+    BufReader::new(runtime.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let client = Client::connect(url.trim_end()).await.unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let local = listener.local_addr().unwrap();
+    let speaks = thread::spawn(move || echoes(&mut connect(local), "hello"));
+    let (accepted, _) = listener.accept().unwrap();
+    accepted.set_nonblocking(true).unwrap();
+    client.forward(echo(), tokio::net::TcpStream::from_std(accepted).unwrap());
+    tokio::task::spawn_blocking(move || speaks.join().unwrap()).await.unwrap();
+    drop(runtime.stdin.take());
+    assert!(runtime.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_dial_gives_a_duplex_stream_or_a_kind_and_a_sentence() {
+    let relay = RelayPod::start();
+    for endpoint in [relay.endpoint(), "netns:///proc/self/ns/net".into()] {
+        let pod = PodDialer::new(endpoint.parse().unwrap()).unwrap();
+        let mut stream = pod.dial("", Network::Tcp, &format!(":{}", page())).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("from the pod"));
+        for (container, network, address, kind) in [
+            ("", Network::Tcp, "localhost", DialErrorKind::Unsupported),
+            ("", Network::Udp, ":80", DialErrorKind::Unsupported),
+            ("", Network::Tcp, "192.0.2.1:80", DialErrorKind::Denied),
+        ] {
+            let error = pod.dial(container, network, address).await.err().unwrap();
+            assert_eq!(error.kind, kind, "{error}");
+        }
+    }
+}
