@@ -187,7 +187,8 @@ mod tests {
 
         let pods = Registry::new([pod_at("abc", "demo", &format!("unix://{}", path.display()))]);
         let dialer = Dialer::new(Arc::new(pods), Arc::default(), Duration::from_secs(10)).unwrap();
-        let error = dialer.dial(Target { sandbox: "abc".into(), port: closed, client: None }).await.err().unwrap();
+        let error =
+            dialer.dial(Target { sandbox: "abc".into(), port: closed, client: None }).await.err().unwrap();
         assert_eq!(error.kind, DialErrorKind::Refused);
         let start = format!("nothing listens on {closed}; listening: ");
         let open = open.local_addr().unwrap().port().to_string();

@@ -135,7 +135,8 @@ async fn relay(
         Network::Tcp => channel::Network::Tcp,
         Network::Unix => channel::Network::Unix,
         Network::Udp => {
-            let cause = "network udp: a byte stream does not keep datagrams apart; only tcp and unix are dialled";
+            let cause =
+                "network udp: a byte stream does not keep datagrams apart; only tcp and unix are dialled";
             return Err(DialError::new(DialErrorKind::Unsupported, cause));
         }
     };
