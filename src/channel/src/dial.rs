@@ -49,7 +49,7 @@ pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, Di
     Ok(Channel::new(reached.descriptor, reached.relay, reached.seat))
 }
 
-/// As [`dial`], for a request of [`Network::Udp`](crate::Network::Udp).
+/// As [`dial`], for a request of [`Network::Udp`].
 ///
 /// # Errors
 /// As [`dial`].
