@@ -176,7 +176,7 @@ fn errors_have_the_codes_of_the_contract() {
     for (params, code, kind, part) in [
         (json!({ "handle": "nobody", "port": 80 }), -32001, "unknown_pod", "\"nobody\""),
         (json!({ "handle": "direct", "port": closed }), -32002, "refused", "nothing listens"),
-        (json!({ "handle": "relayed", "port": closed }), -32002, "refused", "refused"),
+        (json!({ "handle": "relayed", "port": closed }), -32002, "refused", "nothing listens"),
         (json!({ "handle": "direct", "address": "192.0.2.1:80" }), -32004, "denied", "192.0.2.1"),
         (json!({ "handle": "relayed", "address": "192.0.2.1:80" }), -32004, "denied", "loopback only"),
         (json!({ "handle": "off", "port": 80 }), -32005, "guest_unreachable", "/nowhere/v.sock is not there"),
