@@ -319,8 +319,9 @@ impl Config {
                 "pods would reach each other's guests: name the folder of the sandboxes' own folders";
             return Some(("annotations.directory".into(), message.into()));
         }
-        if self.cri.upstream.is_some() {
-            return None;
+        if let Some(upstream) = &self.cri.upstream {
+            let message = format!("{upstream} is cri.listen itself; name the runtime's own socket");
+            return (*upstream == self.cri.listen).then(|| ("cri.upstream".into(), message));
         }
         let key = match self {
             Self { cri: Cri { netns: true, .. }, .. } => "cri.netns",

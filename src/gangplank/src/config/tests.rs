@@ -163,6 +163,7 @@ fn rules_are_those_of_a_runtime_behind() {
         (allow, "annotations.allow"),
         ("[cri]\nnetns = true", "cri.netns"),
         ("[annotations]\nallow = true", "annotations.directory"),
+        ("[cri]\nlisten = \"unix:///x\"\nupstream = \"unix:///x\"", "cri.upstream"),
     ] {
         let complaint = complaint(text);
         assert!(complaint.starts_with(&format!("x.toml: {key}: ")), "{complaint}");
