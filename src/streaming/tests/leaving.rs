@@ -236,7 +236,7 @@ async fn a_session_that_panics_gives_its_place_back() {
 /// Fails every dial with the kind that the port names, by its place in the list.
 struct Failing;
 
-const KINDS: [DialErrorKind; 8] = [
+const KINDS: [DialErrorKind; 9] = [
     DialErrorKind::Refused,
     DialErrorKind::Unreachable,
     DialErrorKind::TimedOut,
@@ -244,6 +244,7 @@ const KINDS: [DialErrorKind; 8] = [
     DialErrorKind::Relay,
     DialErrorKind::SandboxGone,
     DialErrorKind::RelayUnusable,
+    DialErrorKind::Unsupported,
     DialErrorKind::Internal,
 ];
 
