@@ -91,8 +91,11 @@ fn git_clones_through_dial() {
     git(&["-C", &path("there"), "commit", "-qm", "all of it"]);
 
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut server = Command::new("git");
-    server.args(["daemon", "--export-all", "--listen=127.0.0.1", &format!("--port={port}")]);
+    // Not `git daemon`, which runs it as a child that would outlive a kill.
+    let found = Command::new("git").arg("--exec-path").output().expect("git is installed").stdout;
+    let program = format!("{}/git-daemon", String::from_utf8_lossy(&found).trim());
+    let mut server = Command::new(program);
+    server.args(["--export-all", "--listen=127.0.0.1", &format!("--port={port}")]);
     server.arg(format!("--base-path={}", folder.path().display())).env("HOME", folder.path());
     let _server = GitDaemon(server.stderr(Stdio::null()).spawn().unwrap());
     common::eventually("git listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
