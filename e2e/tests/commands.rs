@@ -27,7 +27,8 @@ struct GoLayer {
 
 impl GoLayer {
     fn forwards(daemon: &Daemon, port: u16) -> Self {
-        let socket = daemon.dir().join("go.sock");
+        // A killed layer leaves its socket's file, so each has one of its own.
+        let socket = daemon.dir().join(format!("go-{port}.sock"));
         let mut layer = Process::start("portdial", &cached("bin/portdial"), daemon.dir(), |command| {
             command.arg(&socket).arg(daemon.rpc());
         });
