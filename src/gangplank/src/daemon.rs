@@ -48,7 +48,7 @@ pub(crate) enum DaemonError {
 /// A running daemon. Dropping it ends everything at once.
 pub(crate) struct Daemon {
     streaming: Server<Dialer>,
-    sessions: JoinHandle<io::Result<()>>,
+    sessions: JoinHandle<()>,
     fronts: TaskTracker,
     /// Those that JSON-RPC calls have given.
     streams: Option<TaskTracker>,
@@ -191,8 +191,7 @@ impl Daemon {
     /// Ends only if the streaming server gives up by itself.
     async fn gave_up(&mut self) -> DaemonError {
         match (&mut self.sessions).await {
-            Ok(Err(error)) => DaemonError::Streaming(error),
-            Ok(Ok(())) => DaemonError::Streaming(io::Error::other("it was not asked to")),
+            Ok(()) => DaemonError::Streaming(io::Error::other("it was not asked to")),
             Err(panic) => DaemonError::Streaming(io::Error::other(panic)),
         }
     }

@@ -53,7 +53,7 @@
 //! drop(client);
 //!
 //! stop.cancel();
-//! serving.await??;
+//! serving.await?;
 //! server.drain(std::time::Duration::from_secs(30)).await;
 //! # assert_eq!(server.stats().bytes_received, 18);
 //! # Ok(())

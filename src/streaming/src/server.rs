@@ -12,7 +12,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -152,17 +152,14 @@ impl<D: Dial> Server<D> {
     }
 
     /// Accepts and serves connections until `stop` is cancelled. Sessions go on after that: see
-    /// [`Server::drain`]. To be run in a tokio runtime with I/O and time.
-    ///
-    /// # Errors
-    ///
-    /// None so far: a connection that can't be accepted is logged, and the next one is waited for.
-    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+    /// [`Server::drain`]. To be run in a tokio runtime with I/O and time. A connection that can't be accepted is
+    /// logged, and the next one is waited for.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         loop {
             let heads = self.inner.heads.clone();
             let next = async { (heads.acquire_owned().await, listener.accept().await) };
             let (permit, accepted) = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
                 next = next => next,
             };
             match accepted {
@@ -187,17 +184,8 @@ impl<D: Dial> Server<D> {
     ///
     /// For an HTTP server of the embedder's own: it must run on hyper's HTTP/1, with upgrades, over a
     /// `TokioIo<TcpStream>`. A `SocketAddr` among the request's extensions is logged as the client's.
-    pub fn port_forward<B>(&self, mut request: Request<B>, sandbox: Arc<str>, ports: Arc<[u16]>) -> Answer {
-        let (protocol, answer) = match self.negotiate(&request, &ports) {
-            Ok(agreed) => agreed,
-            Err(refusal) => return refusal,
-        };
-        let client = request.extensions().get::<SocketAddr>().copied();
-        let opening = Opening { protocol, sandbox, ports, client };
-        match self.start(opening, hyper::upgrade::on(&mut request)) {
-            Ok(()) => answer,
-            Err(refusal) => refusal,
-        }
+    pub fn port_forward<B>(&self, request: Request<B>, sandbox: Arc<str>, ports: Arc<[u16]>) -> Answer {
+        self.begin(request, sandbox, ports, || Ok(())).unwrap_or_else(|refusal| refusal)
     }
 
     /// Ends all sessions of a sandbox, each connection's user being told why. Returns at once; the sessions
@@ -303,15 +291,11 @@ impl<D: Dial> Server<D> {
         if request.method() != Method::GET && request.method() != Method::POST {
             return bad_method();
         }
-        let Some(grant) = self.inner.tokens.peek(token) else { return no_such_token() };
-        // A request that asks for nothing that we have must not use the token up.
-        if let Err(refusal) = self.negotiate(&request, &grant.ports) {
-            return refusal;
-        }
-        if !self.inner.tokens.consume(token) {
-            return no_such_token();
-        }
-        self.port_forward(request, grant.sandbox, grant.ports)
+        let tokens = &self.inner.tokens;
+        let Some(grant) = tokens.peek(token) else { return no_such_token() };
+        let token = token.to_owned();
+        let consume = || if tokens.consume(&token) { Ok(()) } else { Err(no_such_token()) };
+        self.begin(request, grant.sandbox, grant.ports, consume).unwrap_or_else(|refusal| refusal)
     }
 }
 
@@ -330,8 +314,21 @@ impl<D: Dial> Server<D> {
         Ok(agreed)
     }
 
-    fn start(&self, opening: Opening, upgrade: OnUpgrade) -> Result<(), Answer> {
-        let (place, orders) = self.inner.register(&opening.sandbox)?;
+    /// Starts a session that the request agrees with and that has a place. `consume` is called only then: a request
+    /// that gets no session must not use a token up.
+    fn begin<B>(
+        &self,
+        mut request: Request<B>,
+        sandbox: Arc<str>,
+        ports: Arc<[u16]>,
+        consume: impl FnOnce() -> Result<(), Answer>,
+    ) -> Result<Answer, Answer> {
+        let (protocol, answer) = self.negotiate(&request, &ports)?;
+        let (place, orders) = self.inner.register(&sandbox)?;
+        consume()?;
+        let client = request.extensions().get::<SocketAddr>().copied();
+        let opening = Opening { protocol, sandbox, ports, client };
+        let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(upgraded) => place.run(opening, upgraded, orders).await,
@@ -340,7 +337,7 @@ impl<D: Dial> Server<D> {
                 }
             }
         });
-        Ok(())
+        Ok(answer)
     }
 }
 
@@ -463,6 +460,6 @@ mod tests {
         let stop = CancellationToken::new();
         let serving = server.serve(listener, stop.clone());
         stop.cancel();
-        tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap();
     }
 }

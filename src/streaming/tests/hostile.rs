@@ -270,8 +270,9 @@ async fn sessions_beyond_the_limit_are_refused_until_one_ends() {
     for _ in 0..3 {
         peers.push(host.connect().await);
     }
+    let token = host.token();
     let mut raw = Raw::connect(host.address).await;
-    raw.say(&upgrade_head(&host.token())).await;
+    raw.say(&upgrade_head(&token)).await;
     let answer = raw.answer().await;
     assert_eq!(answer.status, 503);
     assert_eq!(answer.body, "all 3 sessions are in use; end some or try later\n");
@@ -279,6 +280,11 @@ async fn sessions_beyond_the_limit_are_refused_until_one_ends() {
         peer.ping().await;
     }
     peers.pop();
+    host.expect_sessions(2).await;
+    let mut raw = Raw::connect(host.address).await;
+    raw.say(&upgrade_head(&token)).await;
+    assert_eq!(raw.answer().await.status, 101, "the refusal left the token unused");
+    drop(raw);
     host.expect_sessions(2).await;
     expect_service(&host).await;
 }
