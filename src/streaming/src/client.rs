@@ -22,6 +22,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest refusal that is shown.
 const MAX_REFUSAL: usize = 4 << 10;
 
+/// Events that are kept for whoever takes them, so that a server can't make a program grow that takes none.
+const MAX_EVENTS: usize = 256;
+
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -81,7 +84,7 @@ pub enum ClientEvent {
 /// A session. Dropping it ends it, and all its connections.
 pub struct Client<C = TcpStream> {
     connections: mpsc::UnboundedSender<(u16, C)>,
-    events: mpsc::UnboundedReceiver<ClientEvent>,
+    events: mpsc::Receiver<ClientEvent>,
     _orders: oneshot::Sender<Order>,
 }
 
@@ -105,11 +108,11 @@ impl<C: Connection> Client<C> {
     pub async fn carrying(url: &str) -> Result<Self, ClientError> {
         let (socket, early) = upgrade(url).await?;
         let (connections, incoming) = mpsc::unbounded_channel();
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(MAX_EVENTS);
         let (orders, receiver) = oneshot::channel();
         tokio::spawn(async move {
             let ended = client::run(socket, early, incoming, sender.clone(), receiver).await;
-            let _ = sender.send(ClientEvent::Closed(ended.to_string()));
+            let _ = sender.send(ClientEvent::Closed(ended.to_string())).await;
         });
         Ok(Self { connections, events, _orders: orders })
     }
@@ -123,7 +126,8 @@ impl<C: Connection> Client<C> {
         let _ = self.connections.send((port, local)); // a session that has ended drops it
     }
 
-    /// The next event; after [`ClientEvent::Closed`] there is none. Events that nobody takes are kept.
+    /// The next event; after [`ClientEvent::Closed`] there is none. While 256 wait to be taken, further ones are
+    /// lost, except that one.
     pub async fn event(&mut self) -> Option<ClientEvent> {
         self.events.recv().await
     }

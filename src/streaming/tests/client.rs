@@ -132,3 +132,25 @@ async fn our_client_says_what_failed_and_goes_on() {
     assert!(matches!(timeout(LONG, client.event()).await.unwrap(), Some(ClientEvent::Closed(_))));
     assert_eq!(timeout(LONG, client.event()).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn events_that_nobody_takes_are_bounded_and_the_end_is_told() {
+    let host = Host::start().await;
+    let (good, bad) = (echo_pod().await, closed_port().await);
+    let mut client = Client::connect(&host.url()).await.unwrap();
+    for _ in 0..300 {
+        let mut refused = local(&client, bad).await;
+        let _ = refused.read_to_end(&mut Vec::new()).await;
+    }
+    let mut works = local(&client, good).await;
+    works.write_all(b"x").await.unwrap();
+    assert_eq!(works.read_u8().await.unwrap(), b'x');
+    host.server.end_sandbox("sandbox0123", "it stopped");
+    let end = timeout(LONG, works.read_to_end(&mut Vec::new())).await.expect("the session ends");
+    assert!(end.is_err() || end.is_ok_and(|n| n == 0));
+    for _ in 0..256 {
+        assert_eq!(timeout(LONG, client.event()).await.unwrap(), Some(ClientEvent::Refused { port: bad }));
+    }
+    assert!(matches!(timeout(LONG, client.event()).await.unwrap(), Some(ClientEvent::Closed(_))));
+    assert_eq!(timeout(LONG, client.event()).await.unwrap(), None);
+}

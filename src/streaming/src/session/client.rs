@@ -1,6 +1,6 @@
 //! The client's side: opens two streams for every connection that it is given.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -27,7 +27,7 @@ pub(crate) async fn run<W: ClientSocket, C: Connection>(
     socket: W,
     early: Bytes,
     incoming: Incoming<C>,
-    events: mpsc::UnboundedSender<ClientEvent>,
+    events: mpsc::Sender<ClientEvent>,
     orders: oneshot::Receiver<Order>,
 ) -> Ended {
     let spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
@@ -38,13 +38,13 @@ pub(crate) async fn run<W: ClientSocket, C: Connection>(
 
 struct ClientSide<C> {
     incoming: Incoming<C>,
-    events: mpsc::UnboundedSender<ClientEvent>,
+    events: mpsc::Sender<ClientEvent>,
     requests: u64,
 }
 
 impl<C: Connection> ClientSide<C> {
     fn tell(&self, event: ClientEvent) {
-        let _ = self.events.send(event); // nobody listening is no reason to stop
+        let _ = self.events.try_send(event); // that nobody listens is no reason to stop
     }
 
     fn open<W: ClientSocket>(&mut self, core: &mut Core<W, C>, port: u16, conn: C) -> Option<()> {
@@ -71,9 +71,9 @@ impl<C: Connection> Side<C> for ClientSide<C> {
         self.tell(ClientEvent::Refused { port });
     }
 
-    fn on_error_text(&mut self, port: u16, text: &[u8]) {
-        let text = &text[..text.len().min(MAX_TEXT)];
-        self.tell(ClientEvent::Failed { port, text: String::from_utf8_lossy(text).into_owned() });
+    fn on_error_text(&mut self, port: u16, text: &[IoSlice<'_>]) {
+        let text: Vec<u8> = text.iter().flat_map(|piece| piece.iter().copied()).take(MAX_TEXT).collect();
+        self.tell(ClientEvent::Failed { port, text: String::from_utf8_lossy(&text).into_owned() });
     }
 
     fn on_conn_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, _: io::Error) {

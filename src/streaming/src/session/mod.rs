@@ -25,7 +25,7 @@ mod wire;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -125,8 +125,8 @@ trait Side<C: Connection>: Sized + Send + Unpin {
     fn on_gone(&mut self, _id: u32) {}
     /// The peer reset a stream that it had not answered.
     fn on_refused(&mut self, _port: u16) {}
-    /// The peer wrote to a connection's error stream.
-    fn on_error_text(&mut self, _port: u16, _text: &[u8]) {}
+    /// The peer wrote to a connection's error stream: what has come of the text at once, in pieces.
+    fn on_error_text(&mut self, _port: u16, _text: &[IoSlice<'_>]) {}
     /// A dial failed; the forward must be taken out.
     fn on_dial_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, error: DialError);
     /// A connection failed; the forward must be taken out.
@@ -308,7 +308,6 @@ fn tick_for(limits: &Limits) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
     use std::sync::Mutex;
 
     use bytes::Bytes;

@@ -169,8 +169,7 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             return;
         }
         if forward.error == id {
-            slices.iter().for_each(|text| side.on_error_text(forward.port, text));
-            return;
+            return side.on_error_text(forward.port, slices);
         }
         self.last_data = self.now;
         let before = forward.charge();
