@@ -12,7 +12,10 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 
-.PHONY: help demo demo-vm test lint unit e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
+FUZZ_TARGETS := frames header_blocks pair link opening
+FUZZ_SECONDS := 5
+
+.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -41,6 +44,11 @@ e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
 
 e2e-commands: daemon static tools ## The commands in a real terminal, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
+
+fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
+	cd fuzz && for target in $(FUZZ_TARGETS); do mkdir -p corpus/$$target seeds/$$target && \
+	  $(CURDIR)/$< fuzz run -s none $$target corpus/$$target seeds/$$target -- \
+	  -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 
 bench: daemon relay ## Figures beside the reference server and a plain relay
 	e2e/bench/run
@@ -116,6 +124,9 @@ $(CACHE)/python: e2e/python/requirements.txt
 
 $(BIN)/portdial: e2e/go/portdial/go.mod e2e/go/portdial/main.go
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
+
+$(BIN)/cargo-fuzz:
+	cargo install --locked --no-track --root $(CACHE) --version 0.13.1 cargo-fuzz
 
 $(BIN)/vhost-device-vsock:
 	cargo install --locked --no-track --root $(CACHE) --version 0.3.0 vhost-device-vsock

@@ -1,0 +1,60 @@
+//! What a hostile guest (or host) says on an open channel, read into rooms of different sizes: no panic, the same
+//! payload or the same violation, never more held than the window, answers bounded.
+//!
+//! Input: one byte for the room's length, one for what this side did before, then what the peer says.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+use channel::Link;
+use channel::link::{MAX_CONTROL, MAX_LEAD, Violation, WINDOW};
+
+fuzz_target!(|input: &[u8]| {
+    let [room, before, said @ ..] = input else { return };
+    let (mut wide, mut narrow) = (listener(*before), listener(*before));
+    let heard = hear(&mut wide, said, 4096);
+    assert_eq!(heard, hear(&mut narrow, said, usize::from(*room).max(1)));
+    let Ok(payload) = heard else { return };
+    assert!(payload.len() <= WINDOW as usize, "nothing was handed on");
+    assert_eq!(wide.is_over(), narrow.is_over());
+    assert_eq!(wide.has_peer_ended(), narrow.has_peer_ended());
+    assert_eq!(wide.sendable(), narrow.sendable());
+    assert_eq!(*wide.control(false), *narrow.control(false));
+});
+
+/// A link that may have sent, asked for a sign of life or ended before.
+fn listener(before: u8) -> Link {
+    let mut link = Link::new();
+    if before & 1 != 0 {
+        link.begin(1000);
+        link.sent(1000);
+    }
+    if before & 2 != 0 {
+        link.ping();
+    }
+    if before & 4 != 0 {
+        link.finish();
+    }
+    assert!(link.control(false).len() <= MAX_CONTROL);
+    link
+}
+
+/// Reads as both ends do: scattered into room, lead, room.
+fn hear(link: &mut Link, mut said: &[u8], room: usize) -> Result<Vec<u8>, Violation> {
+    let mut heard = Vec::new();
+    while !said.is_empty() {
+        let (mut buffer, mut lead) = (vec![0; room], [0; MAX_LEAD]);
+        let scatter = link.scatter(room);
+        let (now, later) = said.split_at(said.len().min(room + scatter.lead));
+        let (front, rest) = now.split_at(now.len().min(scatter.payload));
+        let (middle, back) = rest.split_at(rest.len().min(scatter.lead));
+        buffer[..front.len()].copy_from_slice(front);
+        lead[..middle.len()].copy_from_slice(middle);
+        buffer[front.len()..front.len() + back.len()].copy_from_slice(back);
+        let payload = link.receive(&mut buffer, &lead, scatter, now.len())?;
+        heard.extend_from_slice(&buffer[..payload]);
+        said = later;
+    }
+    Ok(heard)
+}

@@ -1,0 +1,43 @@
+//! A side's first bytes, whole and in pieces: no panic, the same message or the same refusal, bounded reading.
+//!
+//! Input: one byte for the length of the pieces and whose message it is, then the bytes.
+
+#![no_main]
+
+use std::fmt::Debug;
+
+use channel::frame::{HEADER_LEN, MAX_OPENING};
+use channel::open::{Opening, OpeningError, Opens};
+use channel::preamble::PREAMBLE_LEN;
+use channel::{Open, Opened};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let [how, said @ ..] = input else { return };
+    let piece = usize::from(how >> 1).max(1);
+    if how & 1 == 0 { check::<Open>(said, piece) } else { check::<Opened>(said, piece) }
+});
+
+fn check<M: Opens + Debug + PartialEq>(said: &[u8], piece: usize) {
+    let (whole, taken) = hear::<M>(said, usize::MAX);
+    let (pieces, taken_in_pieces) = hear::<M>(said, piece);
+    assert_eq!(whole, pieces);
+    // What is wrong may show earlier in pieces.
+    assert!(taken_in_pieces <= taken && taken <= PREAMBLE_LEN + HEADER_LEN + MAX_OPENING);
+}
+
+/// Reads no more than is wanted, as both sides do: what came of it, and how much was read.
+fn hear<M: Opens>(said: &[u8], piece: usize) -> (Result<Option<M>, OpeningError>, usize) {
+    let (mut opening, mut at) = (Opening::<M>::default(), 0);
+    while at < said.len() {
+        let wanted = opening.wanted();
+        assert!(wanted > 0, "it waits for nothing");
+        let now = &said[at..said.len().min(at.saturating_add(wanted.min(piece)))];
+        at += now.len();
+        match opening.handle(now) {
+            Ok(None) => {}
+            end => return (end, at),
+        }
+    }
+    (Ok(None), at)
+}
