@@ -11,11 +11,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
+GENERATIONS := $(addprefix $(BIN)/kubectl-1.,20 28 29 30 31 32 33 34 35 36 37)
+LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
 
 FUZZ_TARGETS := frames header_blocks pair link opening
 FUZZ_SECONDS := 5
 
-.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
+.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -50,6 +52,9 @@ fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
 	  $(CURDIR)/$< fuzz run -s none $$target corpus/$$target seeds/$$target -- \
 	  -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 
+e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes two minutes to build)
+	cargo test --release --locked -p gangplank-e2e --test generations -- --test-threads 2
+
 bench: daemon relay ## Figures beside the reference server and a plain relay
 	e2e/bench/run
 
@@ -75,7 +80,7 @@ vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU g
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
 
-tools: $(CLIENTS) $(CACHE)/python $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
+tools: $(CLIENTS) $(LIBRARIES) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
 
 clean: ## Remove all that was built
 	rm -rf target $(CACHE)
@@ -115,6 +120,22 @@ $(BIN)/kubectl-%: e2e/go/kubectl-%/go.mod e2e/go/kubectl-%/main.go
 
 $(BIN)/crictl: e2e/go/crictl/go.mod
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
+
+# The official JavaScript client, with the Node.js that it needs: Debian's is too old for it, and has to give npm only.
+$(CACHE)/js: $(wildcard e2e/clients/js/*)
+	@command -v npm >/dev/null || { $(APT) update && $(APT) install --no-install-recommends -y nodejs npm; }
+	mkdir -p $@ && cp $^ $@ && cd $@ && npm ci --silent --no-audit --no-fund && touch .
+
+# The two Java clients. Java runs the programs from their source.
+$(CACHE)/java: e2e/clients/java/pom.xml
+	@command -v mvn >/dev/null && command -v javac >/dev/null || { \
+	  $(APT) update && $(APT) install --no-install-recommends -y default-jdk-headless maven; }
+	mvn --quiet --batch-mode --file $< -Dmaven.repo.local=$(CURDIR)/$@/maven dependency:copy-dependencies \
+	  -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$@/lib && touch $@
+
+$(BIN)/kube-rs-forward: $(addprefix e2e/clients/kube-rs/,Cargo.toml Cargo.lock src/main.rs)
+	cargo build --release --locked --manifest-path $< --target-dir $(CACHE)/kube-rs
+	mkdir -p $(BIN) && cp $(CACHE)/kube-rs/release/$(@F) $@
 
 # A virtual environment with the official Python client.
 $(CACHE)/python: e2e/python/requirements.txt

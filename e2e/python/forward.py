@@ -1,6 +1,6 @@
 """Forwards ports of a pod with the official client, and prints a word for each thing that went as it should.
 
-Arguments: the server's URL, the pod, the port of an echo service, a port where nothing listens.
+Arguments: a kubeconfig, the pod, the ports of an echo service and of a web page, a port where nothing listens.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 
-from kubernetes import client
+from kubernetes import client, config
 from kubernetes.stream import portforward
 
 LENGTH = 8 << 20
@@ -40,21 +40,33 @@ def echo(connection, sent):
     return back
 
 
-def main(url, pod, open_port, closed_port):
-    api = client.CoreV1Api(client.ApiClient(client.Configuration(host=url)))
-    both = forward(api, pod, open_port, closed_port)
-    connection = connect(both, open_port)
+def fetch(connection):
+    """The page, told by its text: a socket has no end of its own while another port of the session is open."""
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
+    page = b""
+    while b"This page was served from inside the pod" not in page:
+        piece = connection.recv(64 << 10)
+        assert piece, page
+        page += piece
+
+
+def main(kubeconfig, pod, echo_port, page_port, closed_port):
+    config.load_kube_config(kubeconfig)
+    api = client.CoreV1Api()
+    all_ports = forward(api, pod, echo_port, page_port, closed_port)
+    connection = connect(all_ports, echo_port)
     sent = os.urandom(LENGTH)
     assert hashlib.sha256(echo(connection, sent)).digest() == hashlib.sha256(sent).digest()
     print("echoed")
-    assert both.error(open_port) is None, both.error(open_port)
-    assert f"error forwarding port {closed_port} to pod" in both.error(closed_port)
-    print("refused")
+    fetch(connect(all_ports, page_port))
+    assert all_ports.error(echo_port) is None, all_ports.error(echo_port)
+    print("two ports")
+    assert f"error forwarding port {closed_port} to pod" in all_ports.error(closed_port)
     connection.close()
     alone = forward(api, pod, closed_port)
     assert connect(alone, closed_port).recv(1) == b""
     assert alone.error(closed_port)
-    print("ended")
+    print("refused")
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -26,6 +26,13 @@ pub enum Client {
     Kubectl128,
     /// kubectl 1.20: SPDY without pings; the oldest that Debian still ships.
     Kubectl120,
+    /// kubectl 1.`minor` with SPDY in a WebSocket tunnel or without, if it has the choice (since 1.30).
+    Kubectl {
+        /// 28 to 37.
+        minor: u8,
+        /// What it does by itself since 1.31.
+        websocket: bool,
+    },
     /// `gangplank forward`.
     Own,
 }
@@ -44,6 +51,7 @@ impl Client {
             Self::Kubectl137 => parts::cached("bin/kubectl-1.37"),
             Self::Kubectl128 => parts::cached("bin/kubectl-1.28"),
             Self::Kubectl120 => parts::cached("bin/kubectl-1.20"),
+            Self::Kubectl { minor, .. } => parts::cached(&format!("bin/kubectl-1.{minor}")),
             Self::Own => parts::daemon(),
         }
     }
@@ -55,10 +63,10 @@ impl Client {
     pub fn forward(self, daemon: &Daemon, ports: &[u16]) -> Forward {
         let name = format!("{self:?}");
         let process = Process::start(&name, &self.program(), daemon.dir(), |command| {
-            self.arguments(command, daemon);
-            command.args(ports.iter().map(|port| format!(":{port}")));
             // Neither the user's configuration nor caches outside the test's directory.
             command.env_clear().env("HOME", daemon.dir()).env("PATH", "/usr/bin:/bin");
+            self.arguments(command, daemon);
+            command.args(ports.iter().map(|port| format!(":{port}")));
         });
         let mut forward = Forward { process, ports: Vec::new() };
         forward.ports = ports.iter().map(|&port| (port, forward.await_listener(port))).collect();
@@ -76,12 +84,18 @@ impl Client {
             Self::CrictlWebSocket | Self::CrictlWebSocketTls => {
                 crictl(command, &cri, "websocket").args(tls).arg(short_id)
             }
-            Self::Kubectl137 | Self::Kubectl128 | Self::Kubectl120 => command
-                .args(["--server", &format!("http://{}", daemon.kube_api())])
-                .args(["--namespace", "default", "port-forward", &format!("pod/{pod}")]),
+            Self::Kubectl137 | Self::Kubectl128 | Self::Kubectl120 => kubectl(command, daemon),
+            Self::Kubectl { websocket, .. } => {
+                kubectl(command, daemon).env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string())
+            }
             Self::Own => command.args(["forward", "--cri", &cri, &pod]),
         };
     }
+}
+
+fn kubectl<'a>(command: &'a mut Command, daemon: &Daemon) -> &'a mut Command {
+    command.args(["--server", &format!("http://{}", daemon.kube_api())]);
+    command.args(["--namespace", "default", "port-forward", &format!("pod/{}", daemon::name(0))])
 }
 
 fn crictl<'a>(command: &'a mut Command, cri: &str, transport: &str) -> &'a mut Command {

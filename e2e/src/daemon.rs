@@ -77,6 +77,24 @@ impl Daemon {
         self.kube_api
     }
 
+    /// Writes a kubeconfig for its slice of the Kubernetes API. (JavaScript's client wants to be told that plain HTTP
+    /// is meant.)
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn write_kubeconfig(&self) -> PathBuf {
+        let path = self.dir().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: daemon\n\
+             clusters: [{{name: daemon, cluster: {{server: \"http://{}\", insecure-skip-tls-verify: true}}}}]\n\
+             users: [{{name: nobody, user: {{}}}}]\n\
+             contexts: [{{name: daemon, context: {{cluster: daemon, user: nobody}}}}]\n",
+            self.kube_api
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// A directory for what belongs to this daemon's clients.
     pub fn dir(&self) -> &Path {
         self.scratch.path()

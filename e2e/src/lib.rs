@@ -13,6 +13,7 @@
 pub mod client;
 pub mod daemon;
 pub mod guest;
+pub mod library;
 pub mod parts;
 pub mod pattern;
 pub mod pod;

@@ -1,36 +1,36 @@
-//! Library clients, which forward ports by channel WebSockets.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper is a failing test")]
-
-use std::path::Path;
+//! Library clients against the daemon's slice of the Kubernetes API, for both kinds of endpoint.
 
 use gangplank_e2e::daemon::{self, Daemon};
-use gangplank_e2e::parts;
+use gangplank_e2e::library::Library;
 use gangplank_e2e::pod::{Place, Pod};
-use gangplank_e2e::process::Process;
 use gangplank_e2e::services::Service;
 
-/// The official Python client: bytes both ways with hashes compared, a refused port beside an open one and alone.
-fn python(place: Place) {
+/// Bytes both ways with hashes compared, two ports, a refused port.
+fn forwards(library: Library, place: Place) {
     let pod = Pod::run(place);
     let daemon = Daemon::serve(&[&pod]);
-    let program = parts::cached("python/bin/python3");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/forward.py");
-    let mut python = Process::start("python", &program, daemon.dir(), |command| {
-        command.arg(&script).arg(format!("http://{}", daemon.kube_api())).arg(daemon::name(0));
-        command.args([Service::Echo, Service::Refused].map(|service| pod.port(service).to_string()));
-        command.env_clear().env("HOME", daemon.dir()).env("PATH", "/usr/bin:/bin");
-    });
-    let status = python.wait();
-    assert!(status.success(), "{}\n{}", python.output(), daemon.log());
-    assert_eq!(python.output(), "echoed\nrefused\nended\n");
+    let ports = [Service::Echo, Service::Http, Service::Refused].map(|service| pod.port(service));
+    library.must_forward(daemon.dir(), &daemon.write_kubeconfig(), &daemon::name(0), ports);
 }
 
-#[test]
-fn python_direct() {
-    python(Place::Direct);
+macro_rules! matrix {
+    ($($name:ident: $library:ident, $place:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            forwards(Library::$library, Place::$place);
+        })*
+    };
 }
 
-#[test]
-fn python_relay() {
-    python(Place::Relay);
+matrix! {
+    python_direct: Python, Direct;
+    python_relay: Python, Relay;
+    javascript_direct: JavaScript, Direct;
+    javascript_relay: JavaScript, Relay;
+    kube_rs_direct: KubeRs, Direct;
+    kube_rs_relay: KubeRs, Relay;
+    fabric8_direct: Fabric8, Direct;
+    fabric8_relay: Fabric8, Relay;
+    official_java_direct: OfficialJava, Direct;
+    official_java_relay: OfficialJava, Relay;
 }

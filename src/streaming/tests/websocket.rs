@@ -129,10 +129,10 @@ async fn fragments_are_joined_even_around_a_ping() {
 }
 
 #[tokio::test]
-async fn a_message_with_a_mebibyte_is_taken_and_a_longer_one_is_not() {
+async fn a_message_with_16_mib_is_taken_and_a_longer_one_is_not() {
     let host = Host::start().await;
     let ws = Ws::connect(&host, &[echo_pod().await]).await;
-    let sent = pattern(1 << 20); // what Python's client sends at once
+    let sent = pattern(16 << 20); // the official Java client puts 15 MiB into one
     let message = frame(true, 2, &[&[0], &sent[..]].concat());
     let (mut from, mut to) = ws.socket.into_split();
     let writing = tokio::spawn(async move {
@@ -152,18 +152,18 @@ async fn a_message_with_a_mebibyte_is_taken_and_a_longer_one_is_not() {
     assert!(echoed == sent);
     let mut ws = Ws { socket: from.reunite(writing.await.unwrap()).unwrap(), bytes };
     // All of it is sent, and what the server does not read must not cost the client the reason.
-    let too_long = frame(true, 2, &vec![0; (1 << 20) + 2]);
+    let too_long = frame(true, 2, &vec![0; (16 << 20) + 2]);
     ws.socket.write_all(&too_long).await.unwrap();
     ws.expect_close(1009).await;
     host.expect_no_session().await;
 }
 
 #[tokio::test]
-async fn fragments_of_more_than_a_mebibyte_are_refused() {
+async fn fragments_of_more_than_16_mib_are_refused() {
     let host = Host::start().await;
     let mut ws = Ws::connect(&host, &[echo_pod().await]).await;
-    ws.socket.write_all(&frame(false, 2, &vec![0; 700_000])).await.unwrap();
-    ws.socket.write_all(&frame(true, 0, &vec![0; 700_000])).await.unwrap();
+    ws.socket.write_all(&frame(false, 2, &vec![0; 9 << 20])).await.unwrap();
+    ws.socket.write_all(&frame(true, 0, &vec![0; 9 << 20])).await.unwrap();
     ws.expect_close(1009).await;
 }
 

@@ -16,9 +16,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use data_encoding::BASE64;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Most payload of a client's message. Python's client reads so much at once and sends all of it; it waits whole
-/// in memory.
-const MAX_PAYLOAD: usize = 1 << 20;
+/// Most payload of a client's message, in bytes. The official Java client puts up to 15 MiB of what it is
+/// given into one. It waits whole in memory, in room that the session keeps: no more than a session's budget.
+const MAX_PAYLOAD: usize = 16 << 20;
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
