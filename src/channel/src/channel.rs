@@ -16,6 +16,7 @@ mod head;
 mod readv;
 mod silence;
 mod socket;
+mod splice;
 mod stash;
 
 use std::io::{self, ErrorKind, IoSlice};

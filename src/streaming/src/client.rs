@@ -118,11 +118,8 @@ impl<C: Connection> Client<C> {
     }
 
     /// Forwards a connection to a port of the pod. It is closed when the pod's side ends, fails, or was never
-    /// there.
+    /// there. A TCP socket should have `TCP_NODELAY`, as small writes of the pod's come one by one.
     pub fn forward(&self, port: u16, local: C) {
-        if let Some(socket) = local.socket() {
-            let _ = socket.set_nodelay(true); // it may already have ended
-        }
         let _ = self.connections.send((port, local)); // a session that has ended drops it
     }
 

@@ -16,7 +16,7 @@ fn channel(host: StdStream) -> Channel {
 }
 
 /// A channel and the guest's end of its transport, whose buffers hold little where `tight` says so.
-fn pair(tight: bool) -> (Channel, UnixStream) {
+pub(super) fn pair(tight: bool) -> (Channel, UnixStream) {
     let (host, guest) = StdStream::pair().unwrap();
     if tight {
         socket2::SockRef::from(&host).set_send_buffer_size(1).unwrap();
@@ -26,17 +26,17 @@ fn pair(tight: bool) -> (Channel, UnixStream) {
     (channel(host), UnixStream::from_std(guest).unwrap())
 }
 
-fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     [&frame::header(kind, payload.len())[..], payload].concat()
 }
 
-async fn hear(guest: &mut UnixStream, expected: &[u8]) {
+pub(super) async fn hear(guest: &mut UnixStream, expected: &[u8]) {
     let mut got = vec![0; expected.len()];
     soon(guest.read_exact(&mut got)).await.unwrap();
     assert!(got == expected, "got {:?}", &got[..got.len().min(64)]);
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("this hangs")
 }
 

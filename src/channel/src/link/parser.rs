@@ -66,15 +66,23 @@ impl Parser {
         }
     }
 
+    /// Goes on by so many bytes of payload, at most those that are missing.
+    pub(super) fn skip(&mut self, len: usize) {
+        debug_assert!(len <= self.payload_left());
+        if let Self::Payload { left } = self {
+            *left = left.saturating_sub(len);
+            if *left == 0 {
+                *self = START;
+            }
+        }
+    }
+
     /// Takes at least one byte of `input`, which is not empty: how many, and what they are.
     pub(super) fn next(&mut self, input: &[u8]) -> Result<(usize, Item), Violation> {
         let used = match self {
             Self::Payload { left } => {
                 let used = input.len().min(*left);
-                *left -= used;
-                if *left == 0 {
-                    *self = START;
-                }
+                self.skip(used);
                 return Ok((used, Item::Payload));
             }
             Self::Header { bytes, have } => collect(bytes, have, input),

@@ -1,6 +1,7 @@
 //! A connection to a place in a pod, whatever way it went.
 
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -88,19 +89,48 @@ impl PodConn {
 }
 
 impl Connection for PodConn {
-    fn socket(&self) -> Option<&TcpStream> {
-        match &self.transport {
-            Transport::Tcp(socket) => socket.socket(),
-            Transport::Channel(_) => None,
-        }
-    }
-
     fn abort(&mut self) {
         Self::abort(self);
     }
 
-    fn moved(&mut self, written: u64, read: u64) {
-        self.note(|meter| meter.moved(written, read));
+    fn can_splice_in(&self) -> bool {
+        match &self.transport {
+            Transport::Tcp(_) | Transport::Channel(_) => true,
+        }
+    }
+
+    fn can_splice_out(&self) -> bool {
+        match &self.transport {
+            Transport::Tcp(_) => true,
+            Transport::Channel(_) => false,
+        }
+    }
+
+    fn poll_splice_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let moved = ready!(either!(&mut self.transport, conn => conn.poll_splice_in(cx, pipe, most)));
+        match &moved {
+            Ok(bytes) => self.note(|meter| meter.moved(0, *bytes as u64)),
+            Err(error) => self.note(|meter| meter.failed(error)),
+        }
+        Poll::Ready(moved)
+    }
+
+    fn poll_splice_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        let moved = match &mut self.transport {
+            Transport::Tcp(socket) => socket.poll_splice_out(cx, pipe, len),
+            Transport::Channel(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        };
+        self.wrote(moved)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,6 +95,7 @@ pub(super) struct Counted {
 
 impl Counted {
     pub(super) fn new(socket: TcpStream, line: Arc<Line>, events: Events) -> Self {
+        let _ = socket.set_nodelay(true); // it may already have ended
         line.open.fetch_add(1, Relaxed);
         line.total.fetch_add(1, Relaxed);
         Self { socket, line, events, moved: (0, 0) }
@@ -115,16 +117,38 @@ impl Drop for Counted {
 }
 
 impl Connection for Counted {
-    fn socket(&self) -> Option<&TcpStream> {
-        Some(&self.socket)
-    }
-
     fn abort(&mut self) {
         self.socket.abort();
     }
 
-    fn moved(&mut self, written: u64, read: u64) {
-        self.count(read, written);
+    fn can_splice_in(&self) -> bool {
+        self.socket.can_splice_in()
+    }
+
+    fn can_splice_out(&self) -> bool {
+        self.socket.can_splice_out()
+    }
+
+    fn poll_splice_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let moved = ready!(self.socket.poll_splice_in(cx, pipe, most))?;
+        self.count(moved as u64, 0);
+        Poll::Ready(Ok(moved))
+    }
+
+    fn poll_splice_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        let moved = ready!(self.socket.poll_splice_out(cx, pipe, len))?;
+        self.count(0, moved as u64);
+        Poll::Ready(Ok(moved))
     }
 }
 

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
@@ -132,17 +131,15 @@ impl<C: Connection> Forward<C> {
         self.backlog.is_empty() && self.pipe.is_none()
     }
 
-    /// The connection's socket, if payload can be moved to and from it without reading it.
-    pub(super) fn socket(&self) -> Option<&TcpStream> {
-        match &self.phase {
-            Phase::Open(conn) => conn.socket(),
-            _ => None,
-        }
+    /// Whether payload can come from the connection through a pipe.
+    pub(super) fn gives_pipe(&self) -> bool {
+        matches!(&self.phase, Phase::Open(conn) if conn.can_splice_in())
     }
 
     /// Payload from the stream can go to the connection through a pipe now.
     pub(super) fn takes_pipe(&self) -> bool {
-        self.up == Up::Open && self.is_clear() && self.socket().is_some()
+        let can_splice = matches!(&self.phase, Phase::Open(conn) if conn.can_splice_out());
+        self.up == Up::Open && self.is_clear() && can_splice
     }
 
     /// Nothing more can happen.
@@ -191,11 +188,9 @@ impl<C: Connection> Forward<C> {
     /// Whether the pipe is out of the way.
     fn drive_pipe(&mut self) -> bool {
         let (Some(pipe), Phase::Open(conn)) = (&mut self.pipe, &mut self.phase) else { return true };
-        let Some(socket) = conn.socket() else { return true };
         let before = pipe.len();
-        let drained = pipe.poll_drain(&mut Context::from_waker(&self.waker), socket);
+        let drained = pipe.poll_drain_to(&mut Context::from_waker(&self.waker), conn);
         let moved = (before - pipe.len()) as u64;
-        conn.moved(moved, 0);
         self.sent += moved;
         self.counters.sent(moved);
         match drained {
@@ -266,12 +261,10 @@ impl<C: Connection> Forward<C> {
         Poll::Ready(Ok(n))
     }
 
-    /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::socket`].
+    /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::gives_pipe`].
     pub(super) fn poll_fill(&mut self, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let Phase::Open(conn) = &mut self.phase else { return Poll::Pending };
-        let Some(socket) = conn.socket() else { return Poll::Pending };
-        let n = ready!(pipe.poll_fill(&mut Context::from_waker(&self.waker), socket, usize::MAX))?;
-        conn.moved(0, n as u64);
+        let n = ready!(pipe.poll_fill_from(&mut Context::from_waker(&self.waker), conn))?;
         self.counters.received(n as u64);
         Poll::Ready(Ok(n))
     }

@@ -15,7 +15,7 @@ pub(crate) mod client;
 mod core;
 mod forward;
 mod pairing;
-mod pipe;
+pub(crate) mod pipe;
 mod ready;
 mod scratch;
 pub(crate) mod server;

@@ -45,7 +45,7 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             return Ok(());
         }
         if forward.bulk
-            && forward.socket().is_some()
+            && forward.gives_pipe()
             && self.wire.can_splice()
             && let Some(pipe) = Pipe::take()
         {
