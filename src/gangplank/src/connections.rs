@@ -12,6 +12,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use streaming::DialError;
 
+use crate::dial::Request;
 use crate::metrics::Metrics;
 use crate::pods::Pod;
 
@@ -46,7 +47,9 @@ pub(crate) struct Flow {
     pub(crate) id: u64,
     pub(crate) caller: Caller,
     pub(crate) pod: Arc<Pod>,
-    /// As it was asked for.
+    /// The container that it leads into; empty for the pod itself.
+    pub(crate) container: String,
+    /// As it was asked for, with the network where that is not tcp.
     pub(crate) address: String,
     pub(crate) begun: Instant,
     to_pod: AtomicU64,
@@ -85,12 +88,13 @@ impl Connections {
     }
 
     /// A dial has begun. Say what came of it by [`Dialing::connected`] or [`Dialing::failed`].
-    pub(crate) fn dialing(self: &Arc<Self>, caller: Caller, pod: Arc<Pod>, address: &str) -> Dialing {
+    pub(crate) fn dialing(self: &Arc<Self>, caller: Caller, pod: Arc<Pod>, request: &Request) -> Dialing {
         let flow = Flow {
             id: self.next.fetch_add(1, Relaxed),
             caller,
             pod,
-            address: address.into(),
+            container: request.container.clone(),
+            address: request.to_string(),
             begun: Instant::now(),
             to_pod: AtomicU64::new(0),
             from_pod: AtomicU64::new(0),
@@ -216,7 +220,7 @@ fn audit(flow: &Flow, result: &str, cause: &str) {
     tracing::info!(
         target: "audit",
         who = %flow.caller, pod = format!("{}/{}", flow.pod.namespace, flow.pod.name), sandbox = &*flow.pod.id,
-        address = flow.address, endpoint = flow.pod.route.kind(), bytes_to_pod = to_pod,
+        container = flow.container, address = flow.address, endpoint = flow.pod.route.kind(), bytes_to_pod = to_pod,
         bytes_from_pod = from_pod, seconds = flow.begun.elapsed().as_secs_f64(), result, cause,
         "connection"
     );

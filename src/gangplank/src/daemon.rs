@@ -145,7 +145,8 @@ impl Daemon {
         let connections = Arc::new(Connections::default());
         let runtime = config.cri.upstream.clone().map(Runtime::new);
         let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), settings.limits.dial_timeout)?
-            .asking(runtime.clone());
+            .asking(runtime.clone())
+            .within(&config.dial.rules());
         let streaming = Server::new(settings, dialer.clone());
         let (stop, fronts, mut streams) = (CancellationToken::new(), TaskTracker::new(), None);
 

@@ -9,12 +9,17 @@ use streaming::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::framed::Framed;
 use crate::connections::Meter;
 
 /// A byte stream each way to a place in a pod: what a dial gives.
 ///
 /// `poll_shutdown` ends the direction towards the pod and is ready once the pod's side has it all; reading goes
 /// on until the pod's own end. Dropped earlier, the pod sees a reset where the way can carry one.
+///
+/// Of [`Network::Udp`](crate::Network::Udp), the stream is of datagrams, each preceded by its length in two bytes,
+/// the more significant first, 65,507 at most. Shutting down ends what is sent; answers come until 60 s pass without
+/// a datagram. A reader that is more than 64 datagrams behind loses those that come then.
 pub struct PodConn {
     transport: Transport,
     /// None for a program that links this crate: it counts for itself.
@@ -23,12 +28,13 @@ pub struct PodConn {
 
 /// The way it went.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most connections are the larger one")]
 pub(super) enum Transport {
     /// Straight to the port, in the pod's network namespace.
     Tcp(TcpStream),
     /// Through the relay in the pod.
     Channel(Channel),
+    /// Datagrams, either way, framed.
+    Datagrams(Framed),
 }
 
 /// Does the same to whichever connection it is.
@@ -37,6 +43,7 @@ macro_rules! either {
         match $transport {
             Transport::Tcp($inner) => $does,
             Transport::Channel($inner) => $does,
+            Transport::Datagrams($inner) => $does,
         }
     };
 }
@@ -67,7 +74,7 @@ impl PodConn {
                 }
                 Ok(socket)
             }
-            Transport::Channel(_) => Err(Box::new(self)),
+            Transport::Channel(_) | Transport::Datagrams(_) => Err(Box::new(self)),
         }
     }
 
@@ -91,7 +98,7 @@ impl Connection for PodConn {
     fn socket(&self) -> Option<&TcpStream> {
         match &self.transport {
             Transport::Tcp(socket) => socket.socket(),
-            Transport::Channel(_) => None,
+            Transport::Channel(_) | Transport::Datagrams(_) => None,
         }
     }
 

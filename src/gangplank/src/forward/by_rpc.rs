@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 use streaming::Connection;
 use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::line::{Counted, Event, Line};
+use super::line::{Counted, Event, Events, Line};
+use super::udp::{self, Peer};
 use super::{ForwardError, Local, PodLines};
 use crate::config::UnixUrl;
 use crate::jsonrpc::client::{CallError, Client};
@@ -56,12 +59,20 @@ impl ByRpc {
         }
     }
 
-    fn forward(&self, Local { line, socket }: Local) {
-        let (rpc, doubts) = (self.rpc.clone(), self.doubts.0.clone());
-        let (counted, events) =
-            (Counted::new(socket, Arc::clone(&line), self.lines.events.clone()), self.lines.events.clone());
+    fn forward(&self, local: Local) {
+        let (rpc, doubts, events) = (self.rpc.clone(), self.doubts.0.clone(), self.lines.events.clone());
         tokio::spawn(async move {
-            if let Err(error) = forward(&rpc, &line, counted, &doubts).await {
+            let (line, ended) = match local {
+                Local::Tcp(line, socket) => {
+                    let counted = Counted::new(socket, Arc::clone(&line), events.clone());
+                    let ended = forward(&rpc, &line, counted, &doubts).await;
+                    (line, ended)
+                }
+                Local::Udp(peer) => {
+                    (Arc::clone(&peer.line), associate(&rpc, peer, &doubts, events.clone()).await)
+                }
+            };
+            if let Err(error) = ended {
                 let _ = events.send(Event::Failed(line, error.to_string())); // nobody listens at the end
             }
         });
@@ -122,11 +133,7 @@ async fn forward(
     mut local: Counted,
     doubts: &mpsc::Sender<()>,
 ) -> Result<(), CallError> {
-    let dialled = async { Client::connect(rpc).await?.dial(&line.pod, &format!(":{}", line.remote)).await };
-    let (stream, early) = dialled.await.inspect_err(|_| {
-        local.abort();
-        doubt(doubts);
-    })?;
+    let (stream, early) = dial(rpc, line, doubts).await.inspect_err(|_| local.abort())?;
     let (from_pod, mut to_pod) = stream.into_split();
     let (from_here, mut to_here) = tokio::io::split(local);
     let mut from_here = BufReader::with_capacity(BUFFER, from_here);
@@ -145,6 +152,31 @@ async fn forward(
         tracing::debug!(%error, "a forwarded connection ended badly");
     }
     Ok(())
+}
+
+/// The datagrams of one sender, until its association has ended.
+async fn associate(
+    rpc: &UnixUrl,
+    peer: Peer,
+    doubts: &mpsc::Sender<()>,
+    events: Events,
+) -> Result<(), CallError> {
+    let (stream, early) = dial(rpc, &peer.line, doubts).await?;
+    if let Err(error) = udp::carry(peer, stream, early, events).await {
+        tracing::debug!(%error, "an association ended badly");
+    }
+    doubt(doubts);
+    Ok(())
+}
+
+async fn dial(
+    rpc: &UnixUrl,
+    line: &Line,
+    doubts: &mpsc::Sender<()>,
+) -> Result<(UnixStream, Bytes), CallError> {
+    let address = format!(":{}", line.remote);
+    let dialled = async { Client::connect(rpc).await?.dial(&line.pod, Some(line.network), &address).await };
+    dialled.await.inspect_err(|_| doubt(doubts))
 }
 
 fn doubt(doubts: &mpsc::Sender<()>) {
