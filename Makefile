@@ -9,7 +9,7 @@ RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
 RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
-PACKAGES := qemu-system-x86 busybox-static binutils tmux
+PACKAGES := qemu-system-x86 busybox-static binutils tmux git bind9-dnsutils dnsmasq-base
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 
 .PHONY: help demo demo-vm test lint unit e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
