@@ -39,7 +39,7 @@ unit: ## Tests that need no other program
 e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
 	cargo test --release --locked -p gangplank-e2e --test forward --test libraries -- --test-threads 2
 
-e2e-commands: daemon static tools ## The commands in a real terminal, and a CRI layer in Go
+e2e-commands: daemon static tools ## The commands in a real terminal, with real DNS and git, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
 bench: daemon relay ## Figures beside the reference server and a plain relay

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
-use streaming::DialError;
+use streaming::{DialError, DialErrorKind};
 
-use crate::dial::Request;
+use crate::dial::{Lost, Request};
 use crate::metrics::Metrics;
 use crate::pods::Pod;
 
@@ -69,12 +69,25 @@ pub(crate) struct Connections {
     open: Mutex<BTreeMap<u64, Arc<Flow>>>,
     next: AtomicU64,
     metrics: Metrics,
+    lost: Lost,
 }
 
 impl Connections {
     /// What they count.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The pods whose guests seem to be gone.
+    pub(crate) fn lost(&self) -> &Lost {
+        &self.lost
+    }
+
+    /// Unless another connection lives: then the guest does, too.
+    fn may_be_lost(&self, pod: &Arc<Pod>) {
+        if self.open_to(&pod.id) == 0 {
+            self.lost.add(pod);
+        }
     }
 
     /// Those that are open, in the order in which they were dialled.
@@ -122,6 +135,7 @@ impl Dialing {
         let (metrics, kind) = (self.connections.metrics(), flow.pod.route.kind());
         metrics.dialled(kind, "ok", flow.begun.elapsed());
         metrics.opened(kind);
+        self.connections.lost.remove(&flow.pod.id);
         let [to_pod, from_pod] = metrics.bytes(kind);
         self.connections.lock().insert(flow.id, Arc::clone(&flow));
         Some(Meter {
@@ -132,12 +146,16 @@ impl Dialing {
             from_pod,
             result: "ok",
             cause: String::new(),
+            is_cut_off: false,
         })
     }
 
     /// It has failed.
     pub(crate) fn failed(mut self, error: &DialError) {
         if let Some(flow) = self.flow.take() {
+            if error.kind == DialErrorKind::Relay {
+                self.connections.may_be_lost(&flow.pod);
+            }
             self.end(&flow, error.kind.name(), &error.cause);
         }
     }
@@ -167,6 +185,8 @@ pub(crate) struct Meter {
     from_pod: Counter,
     result: &'static str,
     cause: String,
+    /// The way to the pod has ended rather than the pod's side.
+    is_cut_off: bool,
 }
 
 impl Meter {
@@ -189,6 +209,8 @@ impl Meter {
     /// The pod's side failed. Only the first reason counts.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.result == "ok" {
+            // A channel whose transport has ended before it: so do guests end, relays and devices.
+            self.is_cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
             (self.result, self.cause) = ("failed", error.to_string());
         }
     }
@@ -210,6 +232,9 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.flow.id);
         self.connections.metrics().closed(self.flow.pod.route.kind(), self.result);
+        if self.is_cut_off {
+            self.connections.may_be_lost(&self.flow.pod);
+        }
         audit(&self.flow, self.result, &self.cause);
     }
 }

@@ -154,6 +154,7 @@ impl Daemon {
         let addresses = listeners.addresses(config);
         let Listeners { streaming: (listener, bound), kube_api, metrics, cri, jsonrpc } = listeners;
 
+        fronts.spawn(dialer.clone().find_lost(stop.clone()));
         let base = base(bound, config.streaming.tls.is_some());
         let mut front = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {

@@ -17,6 +17,7 @@
 //! ```
 
 mod address;
+mod announce;
 mod connection;
 mod connections;
 mod dialling;

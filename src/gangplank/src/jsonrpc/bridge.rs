@@ -56,6 +56,8 @@ pub(super) async fn run(stream: UnixStream, early: Bytes, mut pod: PodConn) {
         tracing::debug!(%error, "a stream of JSON-RPC was given up");
         pod.abort();
     }
+    drop(pod); // before the caller is told, so that it can ask at once what has become of the pod
+    drop(caller);
 }
 
 /// Waits until the caller has closed its socket before the pod's end. To end one direction only is not to leave, and

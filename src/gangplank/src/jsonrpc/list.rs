@@ -75,6 +75,7 @@ impl Front {
             "labels": pod.labels,
             "endpoint": pod.route.to_string(),
             "ready": pod.ready(),
+            "lost": self.connections.lost().has(&pod.id),
             "registered": pod.source == Source::Registered,
             "connections": self.connections.open_to(&pod.id),
         })
