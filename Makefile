@@ -9,7 +9,7 @@ RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
 RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
-PACKAGES := qemu-system-x86 busybox-static binutils tmux
+PACKAGES := qemu-system-x86 busybox-static binutils tmux git bind9-dnsutils dnsmasq-base
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 GENERATIONS := $(addprefix $(BIN)/kubectl-1.,20 28 29 30 31 32 33 34 35 36 37)
 LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
@@ -44,7 +44,7 @@ unit: ## Tests that need no other program
 e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
 	cargo test --release --locked -p gangplank-e2e --test forward --test libraries -- --test-threads 2
 
-e2e-commands: daemon static tools ## The commands in a real terminal, and a CRI layer in Go
+e2e-commands: daemon static tools ## The commands in a real terminal, with real DNS and git, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
 fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)

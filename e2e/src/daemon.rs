@@ -18,6 +18,7 @@ pub struct Daemon {
     cri: PathBuf,
     rpc: PathBuf,
     kube_api: SocketAddr,
+    metrics: SocketAddr,
     scratch: Scratch,
 }
 
@@ -27,7 +28,7 @@ impl Daemon {
     /// # Panics
     /// Where it is missing or does not come up.
     pub fn serve(pods: &[&Pod]) -> Self {
-        Self::start(pods, false)
+        Self::start(pods, false, "")
     }
 
     /// The same, with TLS on the streaming server and a client certificate wanted.
@@ -35,22 +36,30 @@ impl Daemon {
     /// # Panics
     /// Where it is missing or does not come up.
     pub fn serve_tls(pods: &[&Pod]) -> Self {
-        Self::start(pods, true)
+        Self::start(pods, true, "")
     }
 
-    fn start(pods: &[&Pod], use_tls: bool) -> Self {
+    /// The same, with further lines of configuration.
+    ///
+    /// # Panics
+    /// Where it is missing or does not come up.
+    pub fn serve_with(pods: &[&Pod], more: &str) -> Self {
+        Self::start(pods, false, more)
+    }
+
+    fn start(pods: &[&Pod], use_tls: bool, more: &str) -> Self {
         let scratch = Scratch::new();
         let [cri, rpc] = ["cri.sock", "rpc.sock"].map(|name| scratch.path().join(name));
-        let kube_api = free_address();
+        let [kube_api, metrics] = [(); 2].map(|()| free_address());
         let config = scratch.path().join("gangplank.toml");
-        let mut text = configuration(&cri, &rpc, kube_api, pods);
+        let mut text = configuration(&cri, &rpc, kube_api, metrics, pods) + more;
         if use_tls {
             tls::write_files(scratch.path());
             text += &tls::configuration(scratch.path());
         }
         std::fs::write(&config, text).unwrap();
         let process = run(&config, &scratch, &cri, kube_api);
-        Self { process, config, cri, rpc, kube_api, scratch }
+        Self { process, config, cri, rpc, kube_api, metrics, scratch }
     }
 
     /// Kills it, and starts it again as it was.
@@ -70,6 +79,16 @@ impl Daemon {
     /// Its CRI socket.
     pub fn cri(&self) -> &Path {
         &self.cri
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The address of its metrics page.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// The address of its slice of the Kubernetes API.
@@ -150,17 +169,17 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-fn configuration(cri: &Path, rpc: &Path, kube_api: SocketAddr, pods: &[&Pod]) -> String {
+fn configuration(cri: &Path, rpc: &Path, kube_api: SocketAddr, metrics: SocketAddr, pods: &[&Pod]) -> String {
     let mut text = format!(
-        "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n\n[jsonrpc]\nlisten = \"unix://{}\"\n",
+        "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n\n[jsonrpc]\nlisten = \"unix://{}\"\n\n[metrics]\nlisten = \"{metrics}\"\n",
         cri.display(),
         rpc.display()
     );
     for (number, pod) in pods.iter().enumerate() {
-        let (name, id, endpoint) = (name(number), sandbox_id(number), pod.endpoint());
+        let (name, id, reached) = (name(number), sandbox_id(number), pod.configuration());
         write!(
             text,
-            "\n[[pod]]\nid = \"{id}\"\nname = \"{name}\"\nnamespace = \"default\"\nuid = \"uid-{number}\"\nendpoint = \"{endpoint}\"\n"
+            "\n[[pod]]\nid = \"{id}\"\nname = \"{name}\"\nnamespace = \"default\"\nuid = \"uid-{number}\"\n{reached}"
         )
         .unwrap();
     }

@@ -18,8 +18,9 @@ const CID: u32 = 4;
 /// A booted guest. Dropping it ends QEMU, then the device.
 pub struct Guest {
     qemu: Process,
-    _device: Process,
+    device: Process,
     socket: PathBuf,
+    initrd: PathBuf,
 }
 
 impl Guest {
@@ -28,20 +29,31 @@ impl Guest {
     /// # Panics
     /// Where a part is missing or the guest does not come up.
     pub fn boot(dir: &Path) -> Self {
+        Self::boot_with(dir, &parts::cached("guest/initrd.img"))
+    }
+
+    /// The same with another initramfs.
+    ///
+    /// # Panics
+    /// Where a part is missing or the guest does not come up.
+    pub fn boot_with(dir: &Path, initrd: &Path) -> Self {
         let socket = dir.join("v.sock");
-        let device_socket = dir.join("vhost.sock");
-        let ready = UnixListener::bind(dir.join(format!("v.sock_{READY_PORT}"))).expect("a free socket path");
+        let (device, qemu) = start(dir, &socket, initrd);
+        Self { qemu, device, socket, initrd: initrd.into() }
+    }
 
-        let program = parts::cached("bin/vhost-device-vsock");
-        let mut device = Process::start("vhost-device-vsock", &program, dir, |command| {
-            let [uds, vhost] = [&socket, &device_socket].map(|path| path.display());
-            command.arg("--vm").arg(format!("guest-cid={CID},uds-path={uds},socket={vhost}"));
-        });
-        device.wait_until("its socket exists", |_| device_socket.exists().then_some(()));
-
-        let mut qemu = start_qemu(dir, &device_socket);
-        await_ready(&mut qemu, &ready);
-        Self { qemu, _device: device, socket }
+    /// Boots another one in its place, with a new device at the same path, as its VMM would.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub fn reboot(&mut self) {
+        self.qemu.kill();
+        self.device.kill();
+        let dir = self.socket.parent().expect("a socket lies in a directory").to_owned();
+        for left in ["v.sock".into(), "vhost.sock".into(), ready_socket()] {
+            let _ = std::fs::remove_file(dir.join(left)); // the device may have removed it
+        }
+        (self.device, self.qemu) = start(&dir, &self.socket, &self.initrd);
     }
 
     /// The relay's endpoint, as the daemon's configuration has it.
@@ -60,8 +72,29 @@ impl Guest {
     }
 }
 
-fn start_qemu(dir: &Path, device_socket: &Path) -> Process {
-    let [kernel, initrd] = ["guest/vmlinuz", "guest/initrd.img"].map(parts::cached);
+fn ready_socket() -> String {
+    format!("v.sock_{READY_PORT}")
+}
+
+/// The device and QEMU, when the guest is ready.
+fn start(dir: &Path, socket: &Path, initrd: &Path) -> (Process, Process) {
+    let device_socket = dir.join("vhost.sock");
+    let ready = UnixListener::bind(dir.join(ready_socket())).expect("a free socket path");
+
+    let program = parts::cached("bin/vhost-device-vsock");
+    let mut device = Process::start("vhost-device-vsock", &program, dir, |command| {
+        let [uds, vhost] = [socket, &device_socket].map(|path| path.display());
+        command.arg("--vm").arg(format!("guest-cid={CID},uds-path={uds},socket={vhost}"));
+    });
+    device.wait_until("its socket exists", |_| device_socket.exists().then_some(()));
+
+    let mut qemu = start_qemu(dir, &device_socket, initrd);
+    await_ready(&mut qemu, &ready);
+    (device, qemu)
+}
+
+fn start_qemu(dir: &Path, device_socket: &Path, initrd: &Path) -> Process {
+    let kernel = parts::cached("guest/vmlinuz");
     // From /usr/bin: the one package whose program is used where it is installed.
     Process::start("qemu", Path::new("qemu-system-x86_64"), dir, |command| {
         // q35, as microvm hangs in TSC calibration without KVM; memory shared, as vhost-user needs.

@@ -1,6 +1,7 @@
 //! The pod of a test: the same programs behind each kind of endpoint.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::guest::Guest;
 use crate::parts::{self, Scratch};
@@ -24,6 +25,7 @@ const GUEST_BASE: u16 = 80;
 /// A running pod. Dropping it ends all its parts.
 pub struct Pod {
     endpoint: String,
+    token_file: Option<String>,
     ports: [u16; SERVICES.len()],
     parts: Parts,
     _scratch: Scratch,
@@ -41,23 +43,67 @@ impl Pod {
     /// Where a part is missing or does not come up.
     pub fn run(place: Place) -> Self {
         let scratch = Scratch::new();
-        let dir = scratch.path();
-        if place == Place::Guest {
-            let guest = Guest::boot(dir);
-            let ports = SERVICES.map(|service| GUEST_BASE + service as u16);
-            return Self { endpoint: guest.endpoint(), ports, parts: Parts::Guest(guest), _scratch: scratch };
+        match place {
+            Place::Guest => {
+                let guest = Guest::boot(scratch.path());
+                Self::of_guest(guest, scratch)
+            }
+            Place::Relay => Self::behind_relay(&[]),
+            Place::Direct => {
+                let (programs, ports) = start_programs(scratch.path());
+                let parts = Parts::Host { _programs: programs, _relay: None };
+                Self::of("netns:///proc/self/ns/net".to_owned(), ports, parts, scratch)
+            }
         }
-        let (programs, ports) = start_programs(dir);
-        let (endpoint, relay) = match place {
-            Place::Relay => start_relay(dir),
-            _ => ("netns:///proc/self/ns/net".to_owned(), None),
-        };
-        Self { endpoint, ports, parts: Parts::Host { _programs: programs, _relay: relay }, _scratch: scratch }
     }
 
-    /// The endpoint for the daemon's configuration.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
+    /// One of [`Place::Relay`] whose relay has further options.
+    ///
+    /// # Panics
+    /// Where a part is missing or does not come up.
+    pub fn behind_relay(options: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let (programs, ports) = start_programs(scratch.path());
+        let (endpoint, relay) = start_relay(scratch.path(), options);
+        let parts = Parts::Host { _programs: programs, _relay: Some(relay) };
+        Self::of(endpoint, ports, parts, scratch)
+    }
+
+    /// One of [`Place::Guest`] with programs of this machine in it, and with what lies in this directory, of which
+    /// `/extra` is run at boot.
+    ///
+    /// # Panics
+    /// Where a part is missing or does not come up.
+    pub fn guest_with(files: &Path, programs: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let initrd = scratch.path().join("initrd.img");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/add-programs");
+        let mut add = Command::new(script);
+        add.arg(parts::cached("guest/initrd.img")).arg(files).arg(&initrd).args(programs);
+        let output = add.output().expect("e2e/guest/add-programs");
+        assert!(output.status.success(), "add-programs: {}", String::from_utf8_lossy(&output.stderr));
+        let guest = Guest::boot_with(scratch.path(), &initrd);
+        Self::of_guest(guest, scratch)
+    }
+
+    fn of_guest(guest: Guest, scratch: Scratch) -> Self {
+        let ports = SERVICES.map(|service| GUEST_BASE + service as u16);
+        Self::of(guest.endpoint(), ports, Parts::Guest(guest), scratch)
+    }
+
+    fn of(endpoint: String, ports: [u16; SERVICES.len()], parts: Parts, scratch: Scratch) -> Self {
+        Self { endpoint, token_file: None, ports, parts, _scratch: scratch }
+    }
+
+    /// Has daemons prove the token in this file to its relay.
+    pub fn set_token_file(&mut self, file: &str) {
+        self.token_file = Some(file.to_owned());
+    }
+
+    /// Its lines in the daemon's configuration.
+    pub fn configuration(&self) -> String {
+        let token = self.token_file.as_ref().map(|file| format!("token_file = \"{file}\"\n"));
+        format!("endpoint = \"{}\"\n{}", self.endpoint, token.unwrap_or_default())
     }
 
     /// The service's port inside the pod.
@@ -70,8 +116,20 @@ impl Pod {
     /// # Panics
     /// Where the pod runs in none.
     pub fn kill_guest(&mut self) {
+        self.guest().kill();
+    }
+
+    /// Boots another guest in its place, at the same endpoint.
+    ///
+    /// # Panics
+    /// Where the pod runs in none.
+    pub fn reboot_guest(&mut self) {
+        self.guest().reboot();
+    }
+
+    fn guest(&mut self) -> &mut Guest {
         match &mut self.parts {
-            Parts::Guest(guest) => guest.kill(),
+            Parts::Guest(guest) => guest,
             Parts::Host { .. } => panic!("this pod runs in no guest"),
         }
     }
@@ -91,13 +149,13 @@ fn start_programs(dir: &Path) -> (Process, [u16; SERVICES.len()]) {
     (programs, ports)
 }
 
-fn start_relay(dir: &Path) -> (String, Option<Process>) {
+fn start_relay(dir: &Path, options: &[&str]) -> (String, Process) {
     let socket = dir.join("relay.sock");
     let endpoint = format!("unix://{}", socket.display());
     let mut relay =
         Process::start("gangplank-relay", &parts::static_program("gangplank-relay"), dir, |command| {
-            command.arg("--listen").arg(&endpoint);
+            command.arg("--listen").arg(&endpoint).args(options);
         });
     relay.wait_until("its socket exists", |_| socket.exists().then_some(()));
-    (endpoint, Some(relay))
+    (endpoint, relay)
 }

@@ -58,15 +58,14 @@ pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<D
     Ok(Datagrams::new(reached.descriptor, reached.seat))
 }
 
-/// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 150 ports, TCP
+/// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 100 ports, TCP
 /// before UDP, lowest first.
 ///
 /// # Errors
 /// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
 pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
     let open = Open::listening(LOOK_UP).in_container(container);
-    let opened = reach(way.into(), open).await?.opened;
-    Ok(opened.listening.iter().filter_map(Listening::from_message).collect())
+    Ok(Listening::all(&reach(way.into(), open).await?.opened))
 }
 
 /// A connection on which OPENED has just been read, and nothing after it.

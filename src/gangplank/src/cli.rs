@@ -50,19 +50,20 @@ gangplank.sample.toml documents every key; \"gangplank check --config FILE\" loo
     },
     /// Forward local ports to pods until interrupted
     Forward(forward::Options),
-    /// Connect standard input and output to a port of a pod
+    /// Connect standard input and output to a port or a Unix socket of a pod
     #[command(after_help = "\
 The end of standard input ends the direction towards the pod only, so the whole answer still comes.
 
 Examples:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | gangplank dial demo :80
-  ssh -o ProxyCommand='gangplank dial demo :22' user@demo")]
+  ssh -o ProxyCommand='gangplank dial demo :22' user@demo
+  gangplank dial demo unix:///run/app.sock")]
     Dial {
         #[command(flatten)]
         rpc: Rpc,
         /// The pod
         pod: String,
-        /// HOST:PORT in the pod; :PORT and localhost:PORT are its loopback addresses
+        /// HOST:PORT in the pod (:PORT and localhost:PORT are its loopback addresses), or unix:///PATH
         address: String,
     },
     /// List the pods: how each is reached, whether its relay answers, how many connections it has
@@ -82,12 +83,25 @@ Example:
         #[arg(long)]
         json: bool,
     },
-    /// List what listens in a pod, where its relay tells
+    /// List what listens in a pod, with the names of processes where the guest tells them
+    #[command(after_help = "\
+A relay sees the processes of its own user that may do no more than it, and all of them with its --cgroup. Of an ordinary pod
+without a relay, the daemon sees what it may.
+
+Examples:
+  gangplank ports demo
+  gangplank ports demo --container 3f1c --container 77ab --json | jq '.ports[].port'")]
     Ports {
         #[command(flatten)]
         rpc: Rpc,
         /// The pod
         pod: String,
+        /// A container of the pod with a network of its own, by its id; give it again for more [default: the pod's network]
+        #[arg(long = "container", value_name = "ID")]
+        containers: Vec<String>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Show sessions and connections as they move
     #[command(after_help = "\
@@ -161,7 +175,9 @@ impl Command {
             Self::Forward(options) => block_on(forward::run(&options)),
             Self::Dial { rpc, pod, address } => block_on(dial_command::run(&rpc.url, &pod, &address)),
             Self::Pods { rpc, no_probe, json } => block_on(show::pods(&rpc.url, !no_probe, json)),
-            Self::Ports { rpc, pod } => block_on(show::ports(&rpc.url, &pod)),
+            Self::Ports { rpc, pod, containers, json } => {
+                block_on(show::ports(&rpc.url, &pod, &containers, json))
+            }
             Self::Top { rpc } => block_on(top::run(&rpc.url)),
             Self::Check { config } => block_on(check::run(&config)),
             Self::Demo(options) => block_on(demo::run(&options)),

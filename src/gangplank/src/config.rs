@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 pub(crate) use self::limits::Limits;
 pub(crate) use self::rpc::{JsonRpc, Metrics};
-use self::value::{DnsName, Folder, Grace, Id, optional, value};
+use self::value::{Absolute, DialRule, DnsName, Grace, Id, optional, value, values};
 pub(crate) use self::value::{SocketMode, UnixUrl};
 use crate::pods::{Endpoint, Route, Rule, Rules, Source, Template};
 
@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) jsonrpc: Option<JsonRpc>,
     /// Where metrics are shown, if at all.
     pub(crate) metrics: Option<Metrics>,
+    /// What may be dialled in pods.
+    pub(crate) dial: Dial,
     /// What clients may use.
     pub(crate) limits: Limits,
     /// How events are written.
@@ -122,6 +124,23 @@ pub(crate) struct KubeApi {
     pub(crate) allow_non_loopback: bool,
 }
 
+/// `[dial]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dial {
+    /// Of which the first that matches decides.
+    #[serde(deserialize_with = "values")]
+    rules: Vec<DialRule>,
+}
+
+impl Dial {
+    /// The rules in their order.
+    pub(crate) fn rules(&self) -> Vec<relay::Rule> {
+        self.rules.iter().map(|rule| rule.0.clone()).collect()
+    }
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
@@ -183,6 +202,9 @@ pub(crate) struct Runtime {
     /// How the ports of its sandboxes are reached.
     #[serde(deserialize_with = "value")]
     pub(crate) endpoint: Template,
+    /// The file with the token of their relays, if they have one.
+    #[serde(default, deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
 }
 
 /// `[annotations]`.
@@ -194,7 +216,10 @@ pub(crate) struct Annotations {
     pub(crate) allow: bool,
     /// The folder of the sandboxes' own folders.
     #[serde(deserialize_with = "optional")]
-    pub(crate) directory: Option<Folder>,
+    pub(crate) directory: Option<Absolute>,
+    /// The file with the token of the relays there, if they have one.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
 }
 
 /// `[[pod]]`.
@@ -217,6 +242,9 @@ pub(crate) struct Pod {
     /// How its ports are reached.
     #[serde(deserialize_with = "value")]
     pub(crate) endpoint: Endpoint,
+    /// The file with the token of its relay, if it has one.
+    #[serde(default, deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
     /// Its labels.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
@@ -232,6 +260,7 @@ impl Pod {
             uid: self.uid.0.clone(),
             labels: self.labels.clone(),
             route: Route::Endpoint(self.endpoint.clone()),
+            token_file: self.token_file.as_ref().map(|file| file.0.clone()),
             source,
             created,
         }
@@ -307,6 +336,7 @@ impl Config {
                 not_loopback("metrics", metrics.listen, metrics.allow_non_loopback)
             })
             .or_else(|| self.without_upstream())
+            .or_else(|| self.needless_token())
             .or_else(|| twice("pod", &self.pod, "id", |pod| pod.id.0.clone()))
             .or_else(|| twice("pod", &self.pod, "name", |pod| format!("{}/{}", pod.namespace.0, pod.name.0)))
             .or_else(|| twice("runtime", &self.runtime, "handler", |rule| rule.handler.clone()))
@@ -333,13 +363,28 @@ impl Config {
         Some((key.into(), message.into()))
     }
 
+    /// A token for a pod that has no relay: whoever wrote it believes it does something.
+    fn needless_token(&self) -> Option<(String, String)> {
+        let needless = |pod: &Pod| pod.token_file.is_some() && matches!(pod.endpoint, Endpoint::Netns(_));
+        let at = self.pod.iter().position(needless)?;
+        let message =
+            "a pod that is dialled in its network namespace has no relay to prove it to; leave it out";
+        Some((format!("pod[{at}].token_file"), message.into()))
+    }
+
     /// How routes to the runtime's pods are found.
     pub(crate) fn rules(&self) -> Rules {
-        let rule = |rule: &Runtime| Rule { handler: rule.handler.clone(), endpoint: rule.endpoint.clone() };
-        let directory = self.annotations.directory.as_ref().filter(|_| self.annotations.allow);
+        let path = |path: &Option<Absolute>| path.as_ref().map(|path| path.0.clone());
+        let rule = |rule: &Runtime| Rule {
+            handler: rule.handler.clone(),
+            endpoint: rule.endpoint.clone(),
+            token_file: path(&rule.token_file),
+        };
+        let directory = path(&self.annotations.directory).filter(|_| self.annotations.allow);
         Rules {
             handlers: self.runtime.iter().map(rule).collect(),
-            annotations: directory.map(|directory| directory.0.clone()),
+            annotations: directory,
+            annotated_token_file: path(&self.annotations.token_file),
             netns: self.cri.netns,
         }
     }

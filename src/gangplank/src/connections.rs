@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
-use streaming::DialError;
+use streaming::{DialError, DialErrorKind};
 
+use crate::dial::{Lost, Request};
 use crate::metrics::Metrics;
 use crate::pods::Pod;
 
@@ -46,7 +47,9 @@ pub(crate) struct Flow {
     pub(crate) id: u64,
     pub(crate) caller: Caller,
     pub(crate) pod: Arc<Pod>,
-    /// As it was asked for.
+    /// The container that it leads into; empty for the pod itself.
+    pub(crate) container: String,
+    /// As it was asked for, with the network where that is not tcp.
     pub(crate) address: String,
     pub(crate) begun: Instant,
     to_pod: AtomicU64,
@@ -66,12 +69,25 @@ pub(crate) struct Connections {
     open: Mutex<BTreeMap<u64, Arc<Flow>>>,
     next: AtomicU64,
     metrics: Metrics,
+    lost: Lost,
 }
 
 impl Connections {
     /// What they count.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The pods whose guests seem to be gone.
+    pub(crate) fn lost(&self) -> &Lost {
+        &self.lost
+    }
+
+    /// Unless another connection lives: then the guest does, too.
+    fn may_be_lost(&self, pod: &Arc<Pod>) {
+        if self.open_to(&pod.id) == 0 {
+            self.lost.add(pod);
+        }
     }
 
     /// Those that are open, in the order in which they were dialled.
@@ -85,12 +101,13 @@ impl Connections {
     }
 
     /// A dial has begun. Say what came of it by [`Dialing::connected`] or [`Dialing::failed`].
-    pub(crate) fn dialing(self: &Arc<Self>, caller: Caller, pod: Arc<Pod>, address: &str) -> Dialing {
+    pub(crate) fn dialing(self: &Arc<Self>, caller: Caller, pod: Arc<Pod>, request: &Request) -> Dialing {
         let flow = Flow {
             id: self.next.fetch_add(1, Relaxed),
             caller,
             pod,
-            address: address.into(),
+            container: request.container.clone(),
+            address: request.to_string(),
             begun: Instant::now(),
             to_pod: AtomicU64::new(0),
             from_pod: AtomicU64::new(0),
@@ -118,6 +135,7 @@ impl Dialing {
         let (metrics, kind) = (self.connections.metrics(), flow.pod.route.kind());
         metrics.dialled(kind, "ok", flow.begun.elapsed());
         metrics.opened(kind);
+        self.connections.lost.remove(&flow.pod.id);
         let [to_pod, from_pod] = metrics.bytes(kind);
         self.connections.lock().insert(flow.id, Arc::clone(&flow));
         Some(Meter {
@@ -128,12 +146,16 @@ impl Dialing {
             from_pod,
             result: "ok",
             cause: String::new(),
+            is_cut_off: false,
         })
     }
 
     /// It has failed.
     pub(crate) fn failed(mut self, error: &DialError) {
         if let Some(flow) = self.flow.take() {
+            if error.kind == DialErrorKind::Relay {
+                self.connections.may_be_lost(&flow.pod);
+            }
             self.end(&flow, error.kind.name(), &error.cause);
         }
     }
@@ -163,6 +185,8 @@ pub(crate) struct Meter {
     from_pod: Counter,
     result: &'static str,
     cause: String,
+    /// The way to the pod has ended rather than the pod's side.
+    is_cut_off: bool,
 }
 
 impl Meter {
@@ -185,6 +209,8 @@ impl Meter {
     /// The pod's side failed. Only the first reason counts.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.result == "ok" {
+            // A channel whose transport has ended before it: so do guests end, relays and devices.
+            self.is_cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
             (self.result, self.cause) = ("failed", error.to_string());
         }
     }
@@ -206,6 +232,9 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.flow.id);
         self.connections.metrics().closed(self.flow.pod.route.kind(), self.result);
+        if self.is_cut_off {
+            self.connections.may_be_lost(&self.flow.pod);
+        }
         audit(&self.flow, self.result, &self.cause);
     }
 }
@@ -216,7 +245,7 @@ fn audit(flow: &Flow, result: &str, cause: &str) {
     tracing::info!(
         target: "audit",
         who = %flow.caller, pod = format!("{}/{}", flow.pod.namespace, flow.pod.name), sandbox = &*flow.pod.id,
-        address = flow.address, endpoint = flow.pod.route.kind(), bytes_to_pod = to_pod,
+        container = flow.container, address = flow.address, endpoint = flow.pod.route.kind(), bytes_to_pod = to_pod,
         bytes_from_pod = from_pod, seconds = flow.begun.elapsed().as_secs_f64(), result, cause,
         "connection"
     );

@@ -145,7 +145,8 @@ impl Daemon {
         let connections = Arc::new(Connections::default());
         let runtime = config.cri.upstream.clone().map(Runtime::new);
         let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), settings.limits.dial_timeout)?
-            .asking(runtime.clone());
+            .asking(runtime.clone())
+            .within(&config.dial.rules());
         let streaming = Server::new(settings, dialer.clone());
         let (stop, fronts, mut streams) = (CancellationToken::new(), TaskTracker::new(), None);
 
@@ -153,6 +154,7 @@ impl Daemon {
         let addresses = listeners.addresses(config);
         let Listeners { streaming: (listener, bound), kube_api, metrics, cri, jsonrpc } = listeners;
 
+        fronts.spawn(dialer.clone().find_lost(stop.clone()));
         let base = base(bound, config.streaming.tls.is_some());
         let mut front = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {

@@ -25,6 +25,7 @@ use self::page::{FetchError, fetch};
 use self::pod::{Pod, PodError};
 use crate::config::{Config, ConfigError, Log};
 use crate::daemon::{Addresses, Daemon, DaemonError};
+use crate::dial::Network;
 use crate::forward::{Forward, ForwardError, PortPair, Report, Target, Way};
 use crate::listen::ListenError;
 use crate::logs;
@@ -103,7 +104,7 @@ impl Demo {
             }
             other => other?,
         };
-        let pairs = vec![PortPair { address: None, local: 0, remote: pod.port }];
+        let pairs = vec![PortPair { address: None, local: 0, remote: pod.port, network: Network::Tcp }];
         let target = Target { pod: "demo".into(), pairs };
         let forward = Forward::start(&Way::Cri(daemon.addresses().cri.clone()), &[target]).await?;
         Ok(Self { forward, daemon, pod, _folder: folder })

@@ -24,7 +24,7 @@ pub(crate) enum DialCommandError {
 /// # Errors
 /// When the place is not reached, or the connection fails.
 pub(crate) async fn run(rpc: &UnixUrl, pod: &str, address: &str) -> Result<(), DialCommandError> {
-    let (stream, early) = Client::connect(rpc).await?.dial(pod, address).await?;
+    let (stream, early) = Client::connect(rpc).await?.dial(pod, None, address).await?;
     let mut out = tokio::io::stdout();
     out.write_all(&early).await.map_err(DialCommandError::Broken)?;
     both_ways(stream, tokio::io::stdin(), out).await.map_err(DialCommandError::Broken)

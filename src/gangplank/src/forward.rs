@@ -2,37 +2,41 @@
 //! CRI for a session.
 //!
 //! ```text
-//!   listeners ──► a task for each pod (by_rpc, by_cri) ──► streams
-//!                        └── events ──► report
+//!   listeners, udp ──► a task for each pod (by_rpc, by_cri) ──► streams
+//!                             └── events ──► report
 //! ```
 
 mod by_cri;
 mod by_rpc;
 mod cri_client;
 mod line;
+mod listeners;
 mod ports;
 mod report;
+mod udp;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streaming::{ClientError, Connection};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::by_cri::ByCri;
 use self::by_rpc::ByRpc;
 use self::line::{Event, Events, Line};
+use self::listeners::Listener;
 pub(crate) use self::ports::{PortPair, Target};
 pub(crate) use self::report::Report;
+use self::udp::Peer;
 use crate::cli::{RPC, unix_url};
 use crate::config::UnixUrl;
+use crate::dial::Network;
 use crate::jsonrpc::client::CallError;
-use crate::listen;
 use crate::signals::Signals;
 
 /// How often the table is drawn again.
@@ -46,6 +50,8 @@ Each port is one of
   80                 the same port on both sides
   :80                any free port here, which is printed
   127.0.0.2:8080:80  port 8080 of that address
+  5353:53/udp        datagrams, as in dig -p 5353 @127.0.0.1; each sender has an association with the port of its
+                     own, until 60 s pass without a datagram or 256 others have sent since
 
 A forward stays when the daemon or the pod goes away, says so, and goes on when they are back. In a terminal a line for
 each forward shows its connections, bytes and last error.
@@ -53,6 +59,7 @@ each forward shows its connections, bytes and last error.
 Examples:
   gangplank forward demo 8080:80 :443
   gangplank forward web 8080:80 default/db 5432
+  gangplank forward dns 5353:53/udp
   gangplank forward --json demo :80 | jq -r 'select(.event == \"listening\") | .local'")]
 pub(crate) struct Options {
     /// The daemon's JSON-RPC socket [default: unix:///run/gangplank/rpc.sock if it is there, else the default of --cri]
@@ -177,12 +184,16 @@ pub(crate) struct Port {
     pub(crate) pod: Arc<str>,
     /// The port of the pod.
     pub(crate) remote: u16,
+    /// Streams or datagrams.
+    pub(crate) network: Network,
 }
 
-/// A connection that was accepted here.
-struct Local {
-    line: Arc<Line>,
-    socket: TcpStream,
+/// What has come here for a pod.
+enum Local {
+    /// A connection.
+    Tcp(Arc<Line>, TcpStream),
+    /// Datagrams of one sender.
+    Udp(Peer),
 }
 
 /// What the task of one pod works with.
@@ -199,6 +210,14 @@ impl Forward {
     /// # Errors
     /// When there is no pod or no port.
     pub(crate) async fn start(way: &Way, targets: &[Target]) -> Result<Self, ForwardError> {
+        if let Way::Cri(_) = way
+            && let Some(pair) =
+                targets.iter().flat_map(|target| &target.pairs).find(|pair| pair.network == Network::Udp)
+        {
+            let text =
+                format!("{pair}: CRI carries TCP only; leave out --cri and use the daemon's JSON-RPC socket");
+            return Err(ForwardError::Usage(text));
+        }
         let (sender, events) = mpsc::unbounded_channel();
         let mut forward = Self { ports: Vec::new(), lines: Vec::new(), events, _tasks: JoinSet::new() };
         for target in targets {
@@ -214,10 +233,11 @@ impl Forward {
         let mut listening = Vec::new();
         // First the ports: a wrong one must not cost a session.
         for pair in &target.pairs {
-            let listeners = listeners(*pair).await?;
-            let here = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-            let line = Arc::new(Line::new(here[0], Arc::clone(&pod), pair.remote));
-            let port = |here| Port { here, pod: Arc::clone(&pod), remote: pair.remote };
+            let listeners = listeners::bind(*pair).await?;
+            let here = listeners.iter().map(Listener::local_addr).collect::<io::Result<Vec<_>>>()?;
+            let line = Arc::new(Line::new(here[0], Arc::clone(&pod), pair.remote, pair.network));
+            let port =
+                |here| Port { here, pod: Arc::clone(&pod), remote: pair.remote, network: pair.network };
             self.ports.extend(here.into_iter().map(port));
             listening.extend(listeners.into_iter().map(|listener| (listener, Arc::clone(&line))));
             all.push(line);
@@ -229,7 +249,7 @@ impl Forward {
             Way::Cri(cri) => self._tasks.spawn(ByCri::start(cri.clone(), lines).await?.run()),
         };
         for (listener, line) in listening {
-            self._tasks.spawn(accept(listener, line, connections.clone()));
+            self._tasks.spawn(listener.serve(line, connections.clone()));
         }
         Ok(())
     }
@@ -285,8 +305,8 @@ impl PodLines {
         loop {
             tokio::select! {
                 there = this.as_mut() => return there,
-                Some(Local { line, mut socket }) = self.accepted.recv() => {
-                    socket.abort();
+                Some(local) = self.accepted.recv() => {
+                    let line = local.send_away();
                     let _ = self.events.send(Event::Failed(line, format!("the pod is away: {why}")));
                 }
             }
@@ -294,79 +314,42 @@ impl PodLines {
     }
 }
 
-async fn accept(listener: TcpListener, line: Arc<Line>, connections: mpsc::Sender<Local>) {
-    loop {
-        let socket = listen::accept(&listener).await;
-        let _ = socket.set_nodelay(true); // it may already have ended
-        if connections.send(Local { line: Arc::clone(&line), socket }).await.is_err() {
-            return;
+impl Local {
+    fn send_away(self) -> Arc<Line> {
+        match self {
+            Self::Tcp(line, mut socket) => {
+                socket.abort();
+                line
+            }
+            Self::Udp(peer) => peer.line,
         }
     }
 }
 
-/// Listens on the address, or on 127.0.0.1 and on ::1, or on the one of these that can be had.
-async fn listeners(pair: PortPair) -> Result<Vec<TcpListener>, ForwardError> {
-    let PortPair { address: Some(address), local: port, .. } = pair else {
-        return loopback(pair.local).await;
-    };
-    match TcpListener::bind((address, port)).await {
-        Ok(listener) => Ok(vec![listener]),
-        Err(source) => Err(ForwardError::Listen { address: address.to_string(), port, source }),
-    }
-}
-
-async fn loopback(port: u16) -> Result<Vec<TcpListener>, ForwardError> {
-    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-    // The same on both, also when it was chosen for us.
-    let port = v4.as_ref().ok().and_then(|v4| v4.local_addr().ok()).map_or(port, |v4| v4.port());
-    let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await;
-    match (v4, v6) {
-        (Err(source), Err(_)) => {
-            Err(ForwardError::Listen { address: "127.0.0.1 or [::1]".into(), port, source })
-        }
-        (v4, v6) => Ok(v4.into_iter().chain(v6).collect()),
-    }
+/// What carries this port, for people: nothing for TCP.
+fn suffix(network: Network) -> &'static str {
+    if network == Network::Udp { "/udp" } else { "" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-        listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
-    }
-
-    #[tokio::test]
-    async fn a_chosen_port_is_the_same_on_both_addresses() {
-        let addresses = addresses(&loopback(0).await.unwrap());
-        assert!(addresses[0].ip().is_loopback() && addresses[0].port() != 0);
-        assert!(addresses.iter().all(|address| address.port() == addresses[0].port()));
-    }
-
-    #[tokio::test]
-    async fn one_address_is_enough() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let addresses = addresses(&loopback(port).await.unwrap());
-        assert_eq!(addresses, [SocketAddr::from((Ipv6Addr::LOCALHOST, port))]);
-    }
-
-    #[tokio::test]
-    async fn a_port_in_use_on_both_is_named() {
-        let _taken = loopback(0).await.unwrap();
-        let port = _taken[0].local_addr().unwrap().port();
-        let error = loopback(port).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("port {port}")), "{error}");
-    }
-
     #[tokio::test]
     async fn a_daemon_that_does_not_run_is_told() {
-        let pairs = vec![PortPair { address: None, local: 0, remote: 80 }];
+        let pairs = vec![":80".parse().unwrap()];
         let target = Target { pod: "demo".into(), pairs };
         let url = |name: &str| UnixUrl::from_url(&format!("unix:///nowhere/{name}.sock")).unwrap();
         for (way, option) in [(Way::Cri(url("cri")), "--cri"), (Way::Rpc(url("rpc")), "--rpc")] {
             let error = Forward::start(&way, std::slice::from_ref(&target)).await.err().unwrap().to_string();
             assert!(error.contains("/nowhere/") && error.contains(option), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn datagrams_do_not_go_by_cri() {
+        let target = Target { pod: "demo".into(), pairs: vec![":53/udp".parse().unwrap()] };
+        let error = Forward::start(&Way::Cri(UnixUrl::default()), &[target]).await.err().unwrap().to_string();
+        assert!(error.starts_with("0:53/udp: CRI carries TCP only"), "{error}");
     }
 }

@@ -221,7 +221,7 @@ impl Front {
                     .unwrap_or_else(|error| Done::Answered(Err(error)));
             }
             "pod.list" => self.list_pods(params).await,
-            "pod.ports" => self.list_ports(params),
+            "pod.ports" => self.list_ports(params).await,
             "pod.register" => self.register(params),
             "pod.unregister" => self.unregister(params),
             "session.list" => self.list_sessions(params),
@@ -251,7 +251,46 @@ fn busy() -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
     use super::*;
+
+    fn front() -> Front {
+        let (pods, connections) = (Arc::<Registry>::default(), Arc::<Connections>::default());
+        let limit = std::time::Duration::from_secs(10);
+        let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), limit).unwrap();
+        let streaming = Server::new(streaming::Config::default(), dialer.clone());
+        Front::new(pods, dialer, streaming, connections, &[])
+    }
+
+    /// What a caller hears that connects and calls; the connection stays open with what is given.
+    async fn calls(front: &Front) -> (Value, UnixStream) {
+        let (mut caller, served) = UnixStream::pair().unwrap();
+        tokio::spawn(front.clone().connection(served, CancellationToken::new()));
+        // One that is refused may be closed already.
+        let _ = caller.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pod.list\"}\n").await;
+        let mut line = String::new();
+        BufReader::new(&mut caller).read_line(&mut line).await.unwrap();
+        (serde_json::from_str(&line).unwrap(), caller)
+    }
+
+    #[tokio::test]
+    async fn as_many_connections_are_served_as_there_are_places() {
+        let front = front();
+        assert_eq!(front.places.available_permits(), CONNECTIONS);
+        let others = front.places.clone().acquire_many_owned(CONNECTIONS as u32 - 1).await.unwrap();
+        let (answer, last) = calls(&front).await;
+        assert!(answer["result"].is_object(), "{answer}");
+        let (answer, _refused) = calls(&front).await;
+        assert_eq!(answer["error"]["code"], Code::Busy.number(), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("4096 connections"), "{answer}");
+        drop(last);
+        // Its place comes back when its end has been seen.
+        let back = front.places.clone().acquire_owned().await.unwrap();
+        drop((back, others));
+        let (answer, _) = calls(&front).await;
+        assert!(answer["result"].is_object(), "{answer}");
+    }
 
     #[test]
     fn the_schema_and_the_documentation_name_every_method() {

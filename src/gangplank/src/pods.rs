@@ -6,6 +6,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
@@ -28,6 +29,8 @@ pub(crate) struct Pod {
     pub(crate) labels: BTreeMap<String, String>,
     /// How its ports are reached.
     pub(crate) route: Route,
+    /// The file with the token that its relay and we prove to each other; none where there is no such token.
+    pub(crate) token_file: Option<PathBuf>,
     /// Who says that it is there.
     pub(crate) source: Source,
     /// Since when it is known, here or to its runtime.
@@ -303,6 +306,7 @@ pub(crate) mod tests {
             uid: format!("uid-of-{id}"),
             labels: BTreeMap::new(),
             route: Route::Endpoint(endpoint.parse().unwrap()),
+            token_file: None,
             source: Source::Configuration,
             created: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
         }

@@ -53,13 +53,43 @@ fn relay(pod: &Value) -> String {
     answers.into()
 }
 
-/// What listens in a pod.
+/// What listens in a pod, or in each of these containers of it.
 ///
 /// # Errors
-/// When the daemon does not answer, or does not know.
-pub(crate) async fn ports(rpc: &UnixUrl, pod: &str) -> Result<(), ShowError> {
-    let result = Client::connect(rpc).await?.call("pod.ports", json!({ "handle": pod })).await?;
-    Ok(writeln!(io::stdout(), "{result}")?)
+/// When the daemon does not answer, or the pod's relay does not tell.
+pub(crate) async fn ports(
+    rpc: &UnixUrl,
+    pod: &str,
+    containers: &[String],
+    as_json: bool,
+) -> Result<(), ShowError> {
+    let mut client = Client::connect(rpc).await?;
+    let of_pod = [String::new()];
+    let mut all = Vec::new();
+    for container in if containers.is_empty() { &of_pod[..] } else { containers } {
+        let params = json!({ "handle": pod, "containerID": container });
+        let mut result = client.call("pod.ports", params).await?;
+        for port in result["ports"].as_array_mut().into_iter().flatten() {
+            if !container.is_empty() {
+                port["containerID"] = container.as_str().into();
+            }
+            all.push(port.take());
+        }
+    }
+    if as_json {
+        return Ok(writeln!(io::stdout(), "{}", json!({ "ports": all }))?);
+    }
+    let or_dash = |value: &Value| value.as_str().map_or("-".into(), str::to_owned);
+    let mut table = Table::new(&["PORT", "ADDRESS", "CONTAINER", "PROCESS"]);
+    for port in &all {
+        table.row([
+            format!("{}/{}", port["port"], text(&port["network"])),
+            text(&port["address"]),
+            or_dash(&port["containerID"]),
+            or_dash(&port["process"]),
+        ]);
+    }
+    Ok(write!(io::stdout(), "{table}")?)
 }
 
 /// A text of an answer; empty for anything else.

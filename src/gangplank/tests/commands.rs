@@ -56,7 +56,11 @@ fn dial_says_why_it_cannot() {
     let daemon = Daemon::start(&[here("abc", "demo")], "");
     let output = dial(&daemon, "192.0.2.1:80", b"");
     assert_eq!(output.status.code(), Some(1));
-    assert!(complaint(&output).contains("192.0.2.1 is no loopback address"), "{}", complaint(&output));
+    assert!(
+        complaint(&output).contains("192.0.2.1:80 is not allowed by the daemon's rule `loopback only`"),
+        "{}",
+        complaint(&output)
+    );
     let output = dial(&daemon, "80", b"");
     assert!(complaint(&output).contains("write HOST:PORT"), "{}", complaint(&output));
 }
@@ -133,15 +137,25 @@ fn pods_are_listed_with_a_sign_of_life() {
 }
 
 #[test]
-fn ports_says_that_nobody_tells_them_yet() {
-    let daemon = Daemon::start(&[here("abc", "demo")], "");
-    let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "demo"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        complaint(&output).contains("what listens in pod \"demo\" is not known"),
-        "{}",
-        complaint(&output)
-    );
+fn ports_lists_what_listens_in_a_pod_and_in_its_containers() {
+    let path = Some("/proc/{id}/ns/net".to_owned());
+    let containers = relay::Containers { path, by_cgroup: false };
+    let relay = RelayPod::start_with(relay::Config { containers, ..Default::default() });
+    let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], "");
+    let port = echo();
+    let ports =
+        |more: &[&str]| said(&gangplank(&[&["ports", "--rpc", &daemon.rpc_url()][..], more].concat()));
+    let table = ports(&["direct"]);
+    assert!(table.starts_with("PORT "), "{table}");
+    let row = table.lines().find(|line| line.starts_with(&format!("{port}/tcp "))).unwrap();
+    let ourselves = std::fs::read_to_string("/proc/self/comm").unwrap();
+    assert!(row.contains("127.0.0.1") && row.ends_with(ourselves.trim_end()), "{row}");
+    let listed: Value = serde_json::from_str(&ports(&["relayed", "--container", "self", "--json"])).unwrap();
+    let listed = listed["ports"].as_array().unwrap();
+    assert!(!listed.is_empty() && listed.iter().all(|port| port["containerID"] == "self"), "{listed:?}");
+
+    let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "direct", "--container", "c"]);
+    assert!(complaint(&output).contains("leave the container out"), "{}", complaint(&output));
 }
 
 #[test]

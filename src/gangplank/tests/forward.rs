@@ -4,8 +4,9 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -118,7 +119,7 @@ fn errors_are_one_sentence() {
         (["--rpc", &rpc, "nobody", ":80"], "no pod sandbox has the id or name \"nobody\""),
         (["--rpc", &rpc, "off", ":80"], "hvsock:///nowhere/v.sock:1024; start the pod"),
         (["--rpc", &rpc, "demo", "http"], "[[ADDRESS:]LOCAL:]REMOTE"),
-        (["--rpc", &rpc, "demo", "53/udp"], "only TCP is forwarded"),
+        (["--cri", &cri, "demo", "53/udp"], "CRI carries TCP only"),
     ] {
         let output = gangplank(&[&["forward"][..], &arguments].concat());
         assert_eq!(output.status.code(), Some(1));
@@ -228,4 +229,97 @@ fn programs_read_what_happens_as_json() {
     assert_eq!((&closed["bytesToPod"], &closed["bytesFromPod"]), (&json!(5), &json!(5)));
     drop(daemon);
     assert_eq!(event("lost")["pod"], "demo");
+}
+
+/// A UDP port that sends every datagram back, and says to whom it has done so.
+fn udp_echo() -> (u16, Receiver<SocketAddr>) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let (sender, seen) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut datagram = vec![0; 65_536];
+        while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = sender.send(from);
+            let _ = socket.send_to(&datagram[..len], from);
+        }
+    });
+    (port, seen)
+}
+
+fn udp_client(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    socket
+}
+
+fn hears_back(socket: &UdpSocket, datagram: &[u8]) {
+    socket.send(datagram).unwrap();
+    let mut back = vec![0; 65_536];
+    let len = socket.recv(&mut back).unwrap();
+    assert!(&back[..len] == datagram, "{len} bytes of {}", datagram.len());
+}
+
+#[test]
+fn datagrams_are_forwarded_each_sender_by_itself() {
+    let (port, seen) = udp_echo();
+    let relay = RelayPod::start();
+    let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], "");
+    for pod in ["direct", "relayed"] {
+        let words = ["forward", "--json", "--rpc", &daemon.rpc_url(), pod, &format!("127.0.0.1::{port}/udp")];
+        let client = Process::start(&words);
+        let listening: Value = serde_json::from_str(&client.line_with("listening")).unwrap();
+        assert_eq!((&listening["network"], &listening["port"]), (&json!("udp"), &json!(port)));
+        let local = listening["local"].as_str().unwrap().parse().unwrap();
+        let (one, two) = (udp_client(local), udp_client(local));
+        for len in [1, 0, 700, 9_000, 65_507] {
+            hears_back(&one, &vec![7; len]);
+            hears_back(&two, &vec![8; len]);
+        }
+        let senders: std::collections::BTreeSet<_> = seen.try_iter().collect();
+        assert_eq!(senders.len(), 2, "each has an association of its own");
+    }
+}
+
+/// More senders than are carried at once: each is answered, and of the early ones the longest silent is let go.
+#[test]
+fn many_senders_are_bounded() {
+    let (port, _seen) = udp_echo();
+    let daemon = Daemon::start(&[here("abc", "direct")], "");
+    let words =
+        ["forward", "--json", "--rpc", &daemon.rpc_url(), "direct", &format!("127.0.0.1::{port}/udp")];
+    let client = Process::start(&words);
+    let listening: Value = serde_json::from_str(&client.line_with("listening")).unwrap();
+    let local = listening["local"].as_str().unwrap().parse().unwrap();
+    let sockets: Vec<_> = (0..300).map(|_| udp_client(local)).collect();
+    sockets.iter().for_each(|socket| hears_back(socket, b"question"));
+    client.line_with("\"closed\"");
+    let open = || {
+        let table = gangplank(&["top", "--rpc", &daemon.rpc_url()]).stdout;
+        let table = String::from_utf8(table).unwrap();
+        let line =
+            table.lines().find(|line| line.contains(" connections")).unwrap_or_else(|| panic!("{table}"));
+        let words: Vec<_> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| word.starts_with("connections")).unwrap();
+        words[at - 1].parse::<usize>().unwrap()
+    };
+    common::eventually("at most 256 are carried", || open() <= 256);
+    hears_back(&sockets[0], b"again");
+}
+
+#[test]
+fn an_idle_sender_is_let_go_and_comes_back_by_its_next_datagram() {
+    let (port, _seen) = udp_echo();
+    let idle = relay::Config { idle: Duration::from_millis(300), ..Default::default() };
+    let relay = RelayPod::start_with(idle);
+    let daemon = Daemon::start(&[relay.section("def", "demo")], "");
+    let words = ["forward", "--json", "--rpc", &daemon.rpc_url(), "demo", &format!("127.0.0.1::{port}/udp")];
+    let client = Process::start(&words);
+    let listening: Value = serde_json::from_str(&client.line_with("listening")).unwrap();
+    let socket = udp_client(listening["local"].as_str().unwrap().parse().unwrap());
+    for _ in 0..2 {
+        hears_back(&socket, b"12345");
+        let closed: Value = serde_json::from_str(&client.line_with("closed")).unwrap();
+        assert_eq!((&closed["bytesToPod"], &closed["bytesFromPod"]), (&json!(5), &json!(5)));
+    }
 }

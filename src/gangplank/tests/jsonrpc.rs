@@ -5,11 +5,12 @@ mod common;
 
 use std::io::{BufRead, BufReader, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
+use std::time::Duration;
 
 use common::{Daemon, PATIENCE, PodSection, RelayPod, echo, eventually, here, not_running};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -180,8 +181,7 @@ fn errors_have_the_codes_of_the_contract() {
         (json!({ "handle": "direct", "address": "192.0.2.1:80" }), -32004, "denied", "192.0.2.1"),
         (json!({ "handle": "relayed", "address": "192.0.2.1:80" }), -32004, "denied", "loopback only"),
         (json!({ "handle": "off", "port": 80 }), -32005, "guest_unreachable", "/nowhere/v.sock is not there"),
-        (json!({ "handle": "direct", "network": "udp", "port": 80 }), -32601, "unsupported", "udp"),
-        (json!({ "handle": "direct", "network": "unix", "address": "/x" }), -32601, "unsupported", "unix"),
+        (json!({ "handle": "relayed", "address": "unix:///x" }), -32004, "denied", "loopback only"),
         (json!({ "handle": "direct", "containerID": "c", "port": 80 }), -32601, "unsupported", "container"),
         (json!({ "handle": "direct", "port": 65536 }), -32602, "invalid_params", "65536"),
         (json!({ "handle": "direct", "network": "sctp", "port": 80 }), -32602, "invalid_params", "sctp"),
@@ -190,10 +190,219 @@ fn errors_have_the_codes_of_the_contract() {
         assert_eq!((got, name.as_str()), (code, kind), "{params}: {cause}");
         assert!(cause.contains(part), "{params}: {cause}");
     }
-    assert_eq!(caller.is_refused("pod.ports", json!({ "handle": "direct" })).0, -32601);
+    let unix = json!({ "handle": "relayed", "containerID": "c", "port": 80 });
+    assert_eq!(caller.is_refused("pod.portDial", unix).0, -32601, "this relay serves no containers");
+    let container = json!({ "handle": "direct", "containerID": "c" });
+    assert_eq!(caller.is_refused("pod.ports", container).0, -32601);
+    assert_eq!(caller.is_refused("pod.ports", json!({ "handle": "off" })).0, -32005);
     assert_eq!(caller.is_refused("pod.exec", json!({})).0, -32601);
     // And the same connection still dials.
     half_closes(caller.dials(json!({ "handle": "direct", "port": sink(3) })), b"");
+}
+
+/// A UDP port that sends every datagram back.
+fn udp_echo() -> u16 {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut datagram = vec![0; 65_536];
+        while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..len], from);
+        }
+    });
+    port
+}
+
+/// Sends datagrams of many sizes over a stream and hears each of them back, whole.
+fn echoes_datagrams(mut stream: UnixStream) {
+    for len in (0..1_000).map(|n| n * 9).chain([65_507, 0, 1]) {
+        let datagram: Vec<u8> = (0..len).map(|at| at as u8).collect();
+        stream.write_all(&[&(len as u16).to_be_bytes(), &datagram[..]].concat()).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        assert_eq!(usize::from(u16::from_be_bytes(length)), len);
+        let mut back = vec![0; len];
+        stream.read_exact(&mut back).unwrap();
+        assert!(back == datagram, "datagram of {len} bytes");
+    }
+}
+
+#[test]
+fn datagrams_keep_their_bounds_on_either_stream() {
+    let relay = RelayPod::start();
+    let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
+    let port = udp_echo();
+    for handle in ["direct", "relayed"] {
+        let params = json!({ "handle": handle, "network": "udp", "port": port });
+        echoes_datagrams(Caller::of(&daemon).dials(params.clone()));
+        let mut params = params;
+        params["stream"] = "fd".into();
+        echoes_datagrams(UnixStream::from(Caller::of(&daemon).is_handed(params)));
+    }
+    let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
+    assert_eq!(line["address"], format!("localhost:{port}/udp"));
+}
+
+#[test]
+fn an_association_ends_when_the_port_refuses_or_the_relay_has_heard_nothing_for_long() {
+    let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let idle = relay::Config { idle: Duration::from_millis(300), ..Default::default() };
+    let relay = RelayPod::start_with(idle);
+    let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
+    for handle in ["direct", "relayed"] {
+        let params = json!({ "handle": handle, "network": "udp", "port": closed });
+        let mut stream = Caller::of(&daemon).dials(params);
+        stream.write_all(&[0, 1, 7]).unwrap();
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "{handle}");
+        let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
+        assert_eq!(line["result"], "failed", "{line}");
+    }
+    let params = json!({ "handle": "relayed", "network": "udp", "port": udp_echo() });
+    let mut stream = Caller::of(&daemon).dials(params);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(stream);
+    let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
+    assert_eq!(line["result"], "ok", "{line}");
+}
+
+#[test]
+fn what_listens_is_told_with_the_names_of_processes() {
+    let relay = RelayPod::start();
+    let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
+    let (tcp, udp) = (echo(), udp_echo());
+    let ourselves = std::fs::read_to_string("/proc/self/comm").unwrap();
+    for handle in ["direct", "relayed"] {
+        let told = Caller::of(&daemon).gets("pod.ports", json!({ "handle": handle }));
+        let ports = told["ports"].as_array().unwrap();
+        for (network, port) in [("tcp", tcp), ("udp", udp)] {
+            let is_it = |at: &&Value| at["network"] == network && at["port"] == port;
+            // A relay cannot name more than some hundred, and this machine may have those.
+            let Some(at) = ports.iter().find(is_it) else {
+                assert!(ports.len() >= 80, "{told}");
+                continue;
+            };
+            assert_eq!(at["address"], "127.0.0.1");
+            assert_eq!(at["process"], ourselves.trim_end());
+        }
+    }
+}
+
+/// A relay that allows what is asked of it here, of which the daemon then forbids some.
+#[test]
+fn rules_of_both_sides_decide_and_a_denial_names_the_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (open, secret) = (path("open.sock"), path("secret.sock"));
+    for socket in [&open, &secret] {
+        let listener = UnixListener::bind(socket).unwrap();
+        thread::spawn(move || {
+            for mut app in listener.incoming().map_while(Result::ok) {
+                let _ = app.write_all(b"hello");
+            }
+        });
+    }
+    let allow = format!("allow unix:{}/*", folder.path().display()).parse().unwrap();
+    let relay = RelayPod::start_with(relay::Config { rules: vec![allow], ..Default::default() });
+    let (allowed, denied) = (sink(3), sink(3));
+    let rules = format!("[dial]\nrules = [\"deny *:*:{denied}\", \"allow unix:{open}\"]\n");
+    let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], &rules);
+    let dial = |params: Value| Caller::of(&daemon).dials(params);
+    for handle in ["direct", "relayed"] {
+        half_closes(dial(json!({ "handle": handle, "port": allowed })), b"");
+        let mut caller = Caller::of(&daemon);
+        let (code, _, cause) = caller.is_refused("pod.portDial", json!({ "handle": handle, "port": denied }));
+        assert_eq!(code, -32004);
+        assert!(cause.contains(&format!("the daemon's rule `deny *:*:{denied}`")), "{cause}");
+    }
+    for params in [
+        json!({ "handle": "relayed", "address": format!("unix://{open}") }),
+        json!({ "handle": "relayed", "network": "unix", "address": open }),
+    ] {
+        let mut word = String::new();
+        dial(params).read_to_string(&mut word).unwrap();
+        assert_eq!(word, "hello");
+    }
+    for (handle, address, code, part) in [
+        ("relayed", format!("unix://{secret}"), -32004, "the daemon's rule `loopback only`"),
+        ("direct", format!("unix://{open}"), -32601, "has no relay"),
+    ] {
+        let params = json!({ "handle": handle, "address": address });
+        let (got, _, cause) = Caller::of(&daemon).is_refused("pod.portDial", params);
+        assert_eq!(got, code, "{cause}");
+        assert!(cause.contains(part), "{cause}");
+    }
+}
+
+#[test]
+fn a_token_is_proved_to_a_relay_that_asks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, wrong) = (file("right", "correct horse battery"), file("wrong", "incorrect horse battery"));
+    let token = channel::Token::read(right.as_ref()).unwrap();
+    let relay = RelayPod::start_with(relay::Config { token: Some(token), ..Default::default() });
+    let open = RelayPod::start();
+    let sections = [("a", &relay, &right), ("b", &relay, &wrong), ("c", &open, &right)].map(|(name, pod, file)| {
+        format!(
+            "[[pod]]\nid = \"{name}\"\nname = \"{name}\"\nuid = \"{name}\"\nendpoint = \"{}\"\ntoken_file = \"{file}\"\n",
+            pod.endpoint()
+        )
+    });
+    let daemon = Daemon::start(&[relay.section("def", "without")], &sections.concat());
+    let port = sink(3);
+    half_closes(Caller::of(&daemon).dials(json!({ "handle": "a", "port": port })), b"");
+    let mut caller = Caller::of(&daemon);
+    for (handle, code, part) in [
+        ("b", -32004, "token"),
+        ("c", -32005, "start it with --token-file"),
+        ("without", -32004, "none is configured for it"),
+    ] {
+        let (got, _, cause) = caller.is_refused("pod.portDial", json!({ "handle": handle, "port": port }));
+        assert_eq!(got, code, "{handle}: {cause}");
+        assert!(cause.contains(part), "{handle}: {cause}");
+    }
+    assert!(!caller.gets("pod.ports", json!({ "handle": "a" }))["ports"].as_array().unwrap().is_empty());
+    let probed = caller.gets("pod.list", json!({ "handle": "a", "probe": true }));
+    assert_eq!(probed["pods"][0]["relay"]["answers"], true);
+    let pod = json!({ "handle": "vm", "endpoint": relay.endpoint(), "tokenFile": right });
+    caller.gets("pod.register", pod);
+    half_closes(Caller::of(&daemon).dials(json!({ "handle": "vm", "port": port })), b"");
+    std::fs::write(&wrong, "correct horse battery").unwrap();
+    half_closes(Caller::of(&daemon).dials(json!({ "handle": "b", "port": port })), b"");
+}
+
+#[test]
+fn containers_are_dialled_by_their_ids() {
+    let path = Some("/proc/{id}/ns/net".to_owned());
+    let containers = relay::Containers { path, by_cgroup: false };
+    let relay = RelayPod::start_with(relay::Config { containers, ..Default::default() });
+    let daemon = daemon(&[relay.section("def", "relayed")]);
+    let port = sink(3);
+    let params = |id: &str| json!({ "handle": "relayed", "containerID": id, "port": port });
+    half_closes(Caller::of(&daemon).dials(params("self")), b"");
+    let mut caller = Caller::of(&daemon);
+    let (code, _, cause) = caller.is_refused("pod.portDial", params("nobody"));
+    assert_eq!(code, -32006, "{cause}");
+    assert!(cause.contains("container `nobody` is not in the guest"), "{cause}");
+    let told = caller.gets("pod.ports", json!({ "handle": "relayed", "containerID": "self" }));
+    assert!(!told["ports"].as_array().unwrap().is_empty());
+}
+
+/// The answer comes at once, and then the log says what listens instead.
+#[test]
+fn a_refusal_is_logged_with_what_listens_instead() {
+    let relay = RelayPod::start();
+    let daemon = daemon(&[relay.section("def", "relayed")]);
+    let _open = echo();
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let refused = json!({ "handle": "relayed", "port": closed });
+    let (_, kind, _) = Caller::of(&daemon).is_refused("pod.portDial", refused);
+    assert_eq!(kind, "refused");
+    let line = daemon.process.line_with(&format!("nothing listens on {closed}; listening: "));
+    assert!(line.contains("\"pod\":\"relayed\""), "{line}");
 }
 
 #[test]
@@ -340,6 +549,36 @@ fn streams_go_on_while_the_daemon_drains() {
     stream.read_exact(&mut [0; 5]).unwrap();
     drop(stream);
     assert!(daemon.process.ends().success());
+}
+
+/// As a Go program does: it closes when the pod has ended, without having ended its own direction before.
+#[test]
+fn a_caller_that_closes_after_the_pods_end_has_aborted_nothing() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pod = thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"a page").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, b"a request");
+        }
+    });
+    let relay = RelayPod::start();
+    let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
+    for handle in ["direct", "relayed"] {
+        let mut stream = Caller::of(&daemon).dials(json!({ "handle": handle, "port": port }));
+        stream.write_all(b"a request").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        assert_eq!(page, "a page");
+        drop(stream);
+        let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
+        assert_eq!((&line["result"], &line["bytes_to_pod"]), (&json!("ok"), &json!(9)), "{line}");
+    }
+    pod.join().unwrap();
 }
 
 #[test]

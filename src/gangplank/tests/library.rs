@@ -77,11 +77,37 @@ async fn a_dial_gives_a_duplex_stream_or_a_kind_and_a_sentence() {
         assert!(answer.contains("from the pod"));
         for (container, network, address, kind) in [
             ("", Network::Tcp, "localhost", DialErrorKind::Unsupported),
-            ("", Network::Udp, ":80", DialErrorKind::Unsupported),
-            ("", Network::Tcp, "192.0.2.1:80", DialErrorKind::Denied),
+            ("no-such-container", Network::Tcp, ":80", DialErrorKind::Unsupported),
+            ("", Network::Udp, "192.0.2.1:80", DialErrorKind::Denied),
         ] {
             let error = pod.dial(container, network, address).await.err().unwrap();
             assert_eq!(error.kind, kind, "{error}");
         }
+        let port = echo();
+        let deaf = pod.clone().with_rules(vec![format!("deny tcp:*:{port}").parse().unwrap()]);
+        let error = deaf.dial("", Network::Tcp, &format!(":{port}")).await.err().unwrap();
+        assert!(error.cause.contains(&format!("rule `deny tcp:*:{port}`")), "{error}");
+        let listening = pod.ports("").await.unwrap();
+        // A relay names some hundred, and this machine may have those.
+        assert!(listening.len() > 80 || listening.iter().any(|at| at.address.port() == port));
+    }
+}
+
+#[tokio::test]
+async fn a_datagram_has_its_length_before_it() {
+    let relay = RelayPod::start();
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    for endpoint in [relay.endpoint(), "netns:///proc/self/ns/net".into()] {
+        let pod = PodDialer::new(endpoint.parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let mut stream = pod.dial("", Network::Udp, &address).await.unwrap();
+        stream.write_all(b"\0\x05hello").await.unwrap();
+        let mut datagram = [0; 16];
+        let (len, from) = socket.recv_from(&mut datagram).await.unwrap();
+        assert_eq!(datagram[..len], *b"hello");
+        socket.send_to(b"hi", from).await.unwrap();
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, *b"\0\x02hi");
     }
 }

@@ -10,8 +10,10 @@ use crate::policy::{self, Rule};
 
 /// Something that can be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Address {
+pub enum Address {
+    /// A byte stream.
     Tcp(SocketAddr),
+    /// Datagrams.
     Udp(SocketAddr),
     /// An absolute path without `..`, so that no rule about paths can be led round.
     Unix(String),

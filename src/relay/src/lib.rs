@@ -17,6 +17,7 @@
 //! ```
 
 mod address;
+mod announce;
 mod connection;
 mod connections;
 mod dialling;
@@ -32,7 +33,9 @@ mod relay;
 mod side;
 pub mod signal;
 
+pub use address::Address;
 pub use listen::{Listen, ListenError};
+pub use listening::listening;
 pub use place::Containers;
-pub use policy::{Pattern, PatternError, Rule};
+pub use policy::{Pattern, PatternError, Rule, RuleError, check};
 pub use relay::{Config, Relay, RelayError, Stopper};

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use crate::announce::announce;
+
 /// Connections that may wait to be accepted. A hybrid multiplexer answers a connection too many with a bare EOF,
 /// so this is what a burst may have; the kernel's own limit (net.core.somaxconn) does not bind vsock.
 const BACKLOG: i32 = 4096;
@@ -19,7 +21,7 @@ const BACKLOG: i32 = 4096;
 const ANY_CID: u32 = u32::MAX;
 
 /// The host's context id, `VMADDR_CID_HOST`.
-const HOST_CID: u32 = 2;
+pub(crate) const HOST_CID: u32 = 2;
 
 /// An address to listen at: `vsock://PORT` or `unix:///PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,13 @@ impl Listener {
 
     pub(crate) fn listen(&self) -> &Listen {
         &self.listen
+    }
+
+    /// Says to the host that somebody listens here now, where it might wait for that.
+    pub(crate) fn announce(&self) {
+        if let Listen::Vsock { port } = self.listen {
+            announce(port);
+        }
     }
 
     /// Whether it may have gone deaf: a vsock listener to which nobody has come since the last call. Kernels that

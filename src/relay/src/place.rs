@@ -82,6 +82,11 @@ impl Place {
         }))
     }
 
+    /// A network namespace of which nothing else is known; none is our own.
+    pub(crate) fn in_network(network: Option<OwnedFd>) -> Self {
+        Self { network, root: Root::Unknown }
+    }
+
     /// Makes a non-blocking socket here.
     pub(crate) fn socket(&self, family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

@@ -72,17 +72,42 @@ impl Rule {
     }
 }
 
+/// A text that is no [`Rule`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// It neither allows nor denies.
+    #[error("`{0}` is no rule: write `allow PATTERN` or `deny PATTERN`")]
+    Word(String),
+    /// What it is about is not understood.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    /// From `allow PATTERN` or `deny PATTERN`, as it is displayed.
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        match text.split_once(' ') {
+            Some(("allow", pattern)) => Ok(Self::allow(pattern.parse()?)),
+            Some(("deny", pattern)) => Ok(Self::deny(pattern.parse()?)),
+            _ => Err(RuleError::Word(text.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", if self.is_allowing { "allow" } else { "deny" }, self.pattern.text)
     }
 }
 
-/// Whether an address may be dialled.
+/// Whether an address may be dialled: the first rule that matches it decides; where none does, loopback addresses
+/// may, and nothing else.
 ///
 /// # Errors
-/// The rule that forbids it.
-pub(crate) fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
+/// The rule that forbids it, as it was written.
+pub fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
     match rules.iter().find(|rule| rule.pattern.matches.covers(address)) {
         Some(rule) if rule.is_allowing => Ok(()),
         Some(rule) => Err(rule.to_string()),
@@ -189,11 +214,7 @@ mod tests {
     use super::*;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
-        let rule = |text: &&str| match text.split_once(' ').unwrap() {
-            ("allow", pattern) => Rule::allow(pattern.parse().unwrap()),
-            (_, pattern) => Rule::deny(pattern.parse().unwrap()),
-        };
-        texts.iter().map(rule).collect()
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     fn tcp(address: &str) -> Address {
@@ -263,6 +284,16 @@ mod tests {
         denies(&["allow unix:/run/app.sock"], unix("/run/app.sock2"), "loopback only");
         allows(&["allow unix:/run/app/*"], unix("/run/app/a.sock"));
         denies(&["allow *:*:*"], unix("/run/app/a.sock"), "loopback only");
+    }
+
+    #[test]
+    fn a_rule_is_a_word_and_a_pattern() {
+        assert_eq!("deny tcp:*:22".parse::<Rule>().unwrap().to_string(), "deny tcp:*:22");
+        for (text, part) in
+            [("", "allow PATTERN"), ("permit tcp:*:22", "allow PATTERN"), ("allow 22", "NETWORK")]
+        {
+            assert!(text.parse::<Rule>().unwrap_err().to_string().contains(part), "{text}");
+        }
     }
 
     #[test]

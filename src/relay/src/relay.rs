@@ -232,6 +232,7 @@ impl Relay {
     /// # Errors
     /// epoll itself fails.
     pub fn run(mut self) -> Result<(), RelayError> {
+        self.listeners.iter().for_each(Listener::announce);
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();

@@ -287,6 +287,9 @@ async fn the_relay_tells_what_listens_in_each_namespace() {
     let there: Vec<_> =
         ports(&guest.endpoint(), "c1").await.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(there, [format!("tcp:127.0.0.1:{inside}")]);
+    // As root with all capabilities, this process sees whose port it is.
+    let named = ports(&guest.endpoint(), "c1").await.unwrap();
+    assert_eq!(named[0].process, "python3");
 
     let error = ports(&guest.endpoint(), "c2").await.unwrap_err();
     assert!(error.cause.contains("could not tell what listens") && error.cause.contains("`c2`"), "{error}");

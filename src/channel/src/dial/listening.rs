@@ -3,23 +3,35 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::open::{self, Network};
+use crate::open::{self, Network, Opened};
+
+/// The longest name of a process that is taken from a guest, in characters: Linux' own limit (TASK_COMM_LEN).
+const MAX_NAME: usize = 15;
 
 /// A port on which a program of the guest listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listening {
     /// TCP or UDP.
     pub network: Network,
     /// The port and its address, unspecified where the program listens on all.
     pub address: SocketAddr,
+    /// The name of its process, where the guest tells, else empty: at most 15 characters, no control characters.
+    pub process: String,
 }
 
 impl Listening {
+    /// All that an answer names.
+    pub fn all(answer: &Opened) -> Vec<Self> {
+        answer.listening.iter().filter_map(Self::from_message).collect()
+    }
+
     /// Nothing, where the relay names what is no port.
-    pub(super) fn from_message(message: &open::Listening) -> Option<Self> {
+    fn from_message(message: &open::Listening) -> Option<Self> {
         let ip: IpAddr = message.host.parse().ok()?;
         let port = u16::try_from(message.port).ok()?;
-        Some(Self { network: message.network(), address: SocketAddr::new(ip, port) })
+        // A program in the guest chooses its name, and somebody's terminal may show it.
+        let process = message.process.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+        Some(Self { network: message.network(), address: SocketAddr::new(ip, port), process })
     }
 
     /// Whether a dial of `localhost` by TCP reaches it.
@@ -41,7 +53,8 @@ mod tests {
     use super::*;
 
     fn from(network: Network, host: &str, port: u32) -> Option<Listening> {
-        let message = open::Listening { network: network.into(), host: host.to_owned(), port };
+        let process = "sh\u{1b}[2Jx".to_owned();
+        let message = open::Listening { network: network.into(), host: host.to_owned(), port, process };
         Listening::from_message(&message)
     }
 
@@ -49,6 +62,11 @@ mod tests {
     fn only_what_is_a_port_counts() {
         assert_eq!(from(Network::Tcp, "127.0.0.1", 80).unwrap().to_string(), "tcp:127.0.0.1:80");
         assert_eq!(from(Network::Udp, "::", 53).unwrap().to_string(), "udp:[::]:53");
+        assert_eq!(
+            from(Network::Tcp, "::", 80).unwrap().process,
+            "sh[2Jx",
+            "no control character gets through"
+        );
         assert_eq!(from(Network::Tcp, "127.0.0.1", 65_536), None);
         assert_eq!(from(Network::Tcp, "web", 80), None);
     }

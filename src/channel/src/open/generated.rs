@@ -39,6 +39,9 @@ pub struct Listening {
     /// From 1 to 65,535.
     #[prost(uint32, tag = "3")]
     pub port: u32,
+    /// The name of the process that has the socket, at most 15 bytes; empty where the relay may not see it. Since 1.1.
+    #[prost(string, tag = "4")]
+    pub process: ::prost::alloc::string::String,
 }
 /// The guest's first frame: whether the address was reached. An empty message means that it was.
 ///

@@ -53,6 +53,7 @@ fn the_sample_states_the_defaults() {
     assert_eq!(config.runtime.drain(..).count(), 1);
     assert!(config.cri.upstream.take().is_some());
     assert!(config.annotations.directory.take().is_some());
+    assert!(config.annotations.token_file.take().is_some());
     assert_eq!(config, Config::default());
 }
 
@@ -106,6 +107,10 @@ fn wrong_values_are_named_with_what_was_expected() {
         ("[cri]\nlisten = \"/x\"", "x.toml:2: cri.listen: invalid value: string \"/x\"", "unix:///run"),
         ("[limits]\nstreams = 0", "x.toml:2: limits.streams: ", "nonzero"),
         ("[limits]\nstreams = \"many\"", "x.toml:2: limits.streams: ", "nonzero"),
+        ("[limits]\nsession_budget = \"0B\"", "x.toml:2: limits.session_budget: ", "above zero"),
+        ("[limits]\nsession_budget = 0", "x.toml:2: limits.session_budget: ", "above zero"),
+        ("[dial]\nrules = [\"permit tcp:*:80\"]", "x.toml:2: dial.rules[0]: ", "allow PATTERN"),
+        ("[dial]\nrules = \"allow tcp:*:80\"", "x.toml:2: dial.rules: ", "a list"),
         ("[limits]\nlinger = 5", "x.toml:2: limits.linger: invalid type: integer `5`", "\"10s\""),
         ("[limits]\n\nlinger = \"5\"", "x.toml:3: limits.linger: ", "\"10s\""),
         ("[limits]\nrequest_head = \"16kB\"", "x.toml:2: limits.request_head: ", "\"16KiB\""),

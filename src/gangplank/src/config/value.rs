@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
 use crate::pods::{Endpoint, Template};
 
@@ -29,7 +29,38 @@ pub(super) fn optional<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<O
     value(from).map(Some)
 }
 
+/// The same of a list; for `#[serde(default, deserialize_with = "values")]`.
+pub(super) fn values<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<Vec<V>, D::Error> {
+    from.deserialize_seq(List(PhantomData))
+}
+
+struct List<V>(PhantomData<V>);
+
+impl<'de, V: Value> Visitor<'de> for List<V> {
+    type Value = Vec<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list, each item {}", V::EXPECTED)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<V>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element_seed(Text(PhantomData))? {
+            all.push(item);
+        }
+        Ok(all)
+    }
+}
+
 struct Text<V>(PhantomData<V>);
+
+impl<'de, V: Value> DeserializeSeed<'de> for Text<V> {
+    type Value = V;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<V, D::Error> {
+        from.deserialize_str(self)
+    }
+}
 
 impl<V: Value> Visitor<'_> for Text<V> {
     type Value = V;
@@ -202,16 +233,35 @@ impl Value for Template {
     }
 }
 
-/// A folder.
+/// Where a file or a folder lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub(crate) struct Absolute(pub(crate) PathBuf);
 
-impl Value for Folder {
+impl Value for Absolute {
     const EXPECTED: &'static str = r#"an absolute path, such as "/run/vc/vm""#;
 
     fn parse(text: &str) -> Option<Self> {
         Path::new(text).is_absolute().then(|| Self(text.into()))
+    }
+}
+
+/// Whether an address in a pod may be dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DialRule(pub(crate) relay::Rule);
+
+impl Value for DialRule {
+    const EXPECTED: &'static str = r#"a rule: "allow PATTERN" or "deny PATTERN", where PATTERN is NETWORK:ADDRESS:PORT or unix:/PATH, such as "allow tcp:10.0.0.0/8:80", "deny *:loopback:22" or "allow unix:/run/app/*""#;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+}
+
+#[cfg(test)]
+impl serde::Serialize for DialRule {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
     }
 }
 

@@ -115,8 +115,11 @@ impl Follower {
         let ready = sandbox.state() == PodSandboxState::SandboxReady;
         let metadata = sandbox.metadata.unwrap_or_default();
         let since = Duration::from_nanos(u64::try_from(sandbox.created_at).unwrap_or_default());
+        let rules = &self.inner.rules;
+        let route = rules.route(&sandbox.id, &sandbox.runtime_handler, &sandbox.annotations);
         Pod {
-            route: self.inner.rules.route(&sandbox.id, &sandbox.runtime_handler, &sandbox.annotations),
+            token_file: rules.token_file(&sandbox.id, &sandbox.runtime_handler, &route),
+            route,
             id: sandbox.id.into(),
             name: metadata.name,
             namespace: metadata.namespace,

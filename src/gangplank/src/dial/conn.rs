@@ -10,12 +10,17 @@ use streaming::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::framed::Framed;
 use crate::connections::Meter;
 
 /// A byte stream each way to a place in a pod: what a dial gives.
 ///
 /// `poll_shutdown` ends the direction towards the pod and is ready once the pod's side has it all; reading goes
 /// on until the pod's own end. Dropped earlier, the pod sees a reset where the way can carry one.
+///
+/// Of [`Network::Udp`](crate::Network::Udp), the stream is of datagrams, each preceded by its length in two bytes,
+/// the more significant first, 65,507 at most. Shutting down ends what is sent; answers come until 60 s pass without
+/// a datagram. A reader that is more than 64 datagrams behind loses those that come then.
 pub struct PodConn {
     transport: Transport,
     /// None for a program that links this crate: it counts for itself.
@@ -24,12 +29,13 @@ pub struct PodConn {
 
 /// The way it went.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most connections are the larger one")]
 pub(super) enum Transport {
     /// Straight to the port, in the pod's network namespace.
     Tcp(TcpStream),
     /// Through the relay in the pod.
     Channel(Channel),
+    /// Datagrams, either way, framed.
+    Datagrams(Framed),
 }
 
 /// Does the same to whichever connection it is.
@@ -38,6 +44,7 @@ macro_rules! either {
         match $transport {
             Transport::Tcp($inner) => $does,
             Transport::Channel($inner) => $does,
+            Transport::Datagrams($inner) => $does,
         }
     };
 }
@@ -68,7 +75,7 @@ impl PodConn {
                 }
                 Ok(socket)
             }
-            Transport::Channel(_) => Err(Box::new(self)),
+            Transport::Channel(_) | Transport::Datagrams(_) => Err(Box::new(self)),
         }
     }
 
@@ -94,16 +101,11 @@ impl Connection for PodConn {
     }
 
     fn can_splice_in(&self) -> bool {
-        match &self.transport {
-            Transport::Tcp(_) | Transport::Channel(_) => true,
-        }
+        matches!(self.transport, Transport::Tcp(_) | Transport::Channel(_))
     }
 
     fn can_splice_out(&self) -> bool {
-        match &self.transport {
-            Transport::Tcp(_) => true,
-            Transport::Channel(_) => false,
-        }
+        matches!(self.transport, Transport::Tcp(_))
     }
 
     fn poll_splice_in(
@@ -112,7 +114,11 @@ impl Connection for PodConn {
         pipe: BorrowedFd<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        let moved = ready!(either!(&mut self.transport, conn => conn.poll_splice_in(cx, pipe, most)));
+        let moved = ready!(match &mut self.transport {
+            Transport::Tcp(socket) => socket.poll_splice_in(cx, pipe, most),
+            Transport::Channel(channel) => channel.poll_splice_in(cx, pipe, most),
+            Transport::Datagrams(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        });
         match &moved {
             Ok(bytes) => self.note(|meter| meter.moved(0, *bytes as u64)),
             Err(error) => self.note(|meter| meter.failed(error)),
@@ -128,7 +134,9 @@ impl Connection for PodConn {
     ) -> Poll<io::Result<usize>> {
         let moved = match &mut self.transport {
             Transport::Tcp(socket) => socket.poll_splice_out(cx, pipe, len),
-            Transport::Channel(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            Transport::Channel(_) | Transport::Datagrams(_) => {
+                Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+            }
         };
         self.wrote(moved)
     }

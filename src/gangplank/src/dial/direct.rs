@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::path::Path;
 
-use rustix::net::AddressFamily;
+use rustix::net::{AddressFamily, SocketType};
 use streaming::{DialError, DialErrorKind};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::namespace::Sockets;
 use super::request::Address;
@@ -46,6 +46,26 @@ pub(super) async fn dial(
     Err(no_connection(namespace, pod, port, &both, &telling))
 }
 
+/// A socket for datagrams to and from the address; where that names no host, 127.0.0.1, since nothing tells
+/// whether anybody listens.
+pub(super) async fn datagrams(
+    sockets: &Sockets,
+    namespace: &Path,
+    pod: &str,
+    address: Address,
+) -> Result<UdpSocket, DialError> {
+    let to = SocketAddr::new(address.host.unwrap_or(Ipv4Addr::LOCALHOST.into()), address.port);
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let made = sockets.socket(namespace, family, SocketType::DGRAM).await;
+    let socket = made.and_then(|socket| UdpSocket::from_std(socket.into()));
+    let socket = socket.map_err(|error| no_socket(namespace, pod, &error))?;
+    socket
+        .connect(to)
+        .await
+        .map_err(|error| no_connection(namespace, pod, to.port(), &to.to_string(), &error))?;
+    Ok(socket)
+}
+
 enum Failed {
     Socket(io::Error),
     Connect(io::Error),
@@ -53,14 +73,14 @@ enum Failed {
 
 async fn connect(sockets: &Sockets, namespace: &Path, to: SocketAddr) -> Result<TcpStream, Failed> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = sockets.tcp(namespace, family).await.map_err(Failed::Socket)?;
+    let socket = sockets.socket(namespace, family, SocketType::STREAM).await.map_err(Failed::Socket)?;
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
     // The client's segments are forwarded as they come; waiting here would only add latency.
     socket.set_nodelay(true).map_err(Failed::Socket)?;
     socket.connect(to).await.map_err(Failed::Connect)
 }
 
-fn no_socket(namespace: &Path, pod: &str, error: &io::Error) -> DialError {
+pub(super) fn no_socket(namespace: &Path, pod: &str, error: &io::Error) -> DialError {
     let place = namespace.display();
     let (kind, advice) = match error.kind() {
         ErrorKind::NotFound => {

@@ -20,7 +20,7 @@ const OWN: &str = "/proc/self/ns/net";
 /// The thread's stack, in bytes. It calls nothing deep.
 const STACK: usize = 128 << 10;
 
-/// Makes TCP sockets in any network namespace. Its thread ends with its last clone.
+/// Makes sockets in any network namespace. Its thread ends with its last clone.
 #[derive(Debug, Clone)]
 pub(super) struct Sockets {
     own: Identity,
@@ -35,6 +35,7 @@ struct Identity(u64, u64);
 struct Request {
     namespace: PathBuf,
     family: AddressFamily,
+    kind: SocketType,
     socket: oneshot::Sender<io::Result<OwnedFd>>,
 }
 
@@ -53,18 +54,31 @@ impl Sockets {
         Ok(Self { own: identity(Path::new(OWN))?, requests })
     }
 
-    /// A non-blocking TCP socket in this namespace.
+    /// A non-blocking socket in this namespace.
     ///
     /// # Errors
     /// When the file is no network namespace or must not be entered, or no socket can be had.
-    pub(super) async fn tcp(&self, namespace: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
+    pub(super) async fn socket(
+        &self,
+        namespace: &Path,
+        family: AddressFamily,
+        kind: SocketType,
+    ) -> io::Result<OwnedFd> {
         if identity(namespace)? == self.own {
-            return socket(family);
+            return socket(family, kind);
         }
         let (answer, socket) = oneshot::channel();
-        let request = Request { namespace: namespace.into(), family, socket: answer };
+        let request = Request { namespace: namespace.into(), family, kind, socket: answer };
         self.requests.send(request).map_err(|_| io::Error::other(ENDED))?;
         socket.await.map_err(|_| io::Error::other(ENDED))?
+    }
+
+    /// The namespace, unless it is our own.
+    ///
+    /// # Errors
+    /// When the file is not there or must not be opened.
+    pub(super) fn foreign(&self, namespace: &Path) -> io::Result<Option<OwnedFd>> {
+        if identity(namespace)? == self.own { Ok(None) } else { open(namespace).map(Some) }
     }
 }
 
@@ -72,15 +86,15 @@ const ENDED: &str = "the thread that enters network namespaces has ended; restar
 
 fn make_sockets(home: &OwnedFd, requests: &mpsc::Receiver<Request>) {
     for request in requests {
-        let socket = socket_in(home, &request.namespace, request.family);
+        let socket = socket_in(home, &request);
         // Nobody waits for it any more when the client has gone meanwhile.
         let _ = request.socket.send(socket);
     }
 }
 
-fn socket_in(home: &OwnedFd, namespace: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
-    enter(&open(namespace)?)?;
-    let socket = socket(family);
+fn socket_in(home: &OwnedFd, request: &Request) -> io::Result<OwnedFd> {
+    enter(&open(&request.namespace)?)?;
+    let socket = socket(request.family, request.kind);
     // A thread that stayed would keep the namespace alive after its pod has gone.
     enter(home)?;
     socket
@@ -96,9 +110,9 @@ fn open(namespace: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(namespace, flags, Mode::empty())?)
 }
 
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+    Ok(rustix::net::socket_with(family, kind, flags, None)?)
 }
 
 fn identity(namespace: &Path) -> io::Result<Identity> {
@@ -110,20 +124,24 @@ fn identity(namespace: &Path) -> io::Result<Identity> {
 mod tests {
     use super::*;
 
+    async fn tcp(sockets: &Sockets, namespace: &Path) -> io::Result<OwnedFd> {
+        sockets.socket(namespace, AddressFamily::INET, SocketType::STREAM).await
+    }
+
     #[tokio::test]
     async fn our_own_namespace_needs_no_thread() {
         let (requests, received) = mpsc::channel();
         drop(received);
         let sockets = Sockets { own: identity(Path::new(OWN)).unwrap(), requests };
-        sockets.tcp(Path::new(OWN), AddressFamily::INET).await.unwrap();
+        tcp(&sockets, Path::new(OWN)).await.unwrap();
     }
 
     #[tokio::test]
     async fn what_is_not_there_or_no_namespace_is_an_error() {
         let sockets = Sockets::start().unwrap();
-        let error = sockets.tcp(Path::new("/nowhere"), AddressFamily::INET).await.unwrap_err();
+        let error = tcp(&sockets, Path::new("/nowhere")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        let error = sockets.tcp(Path::new("/proc/self/stat"), AddressFamily::INET).await.unwrap_err();
+        let error = tcp(&sockets, Path::new("/proc/self/stat")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 

@@ -1,11 +1,13 @@
-//! From an endpoint and a request to a connection.
+//! From the way into a pod and a request to a connection.
 
 use std::path::Path;
 use std::time::Duration;
 
+use channel::{Token, Way};
 use streaming::{DialError, DialErrorKind};
 
 use super::conn::Transport;
+use super::framed::{Datagrams, Framed};
 use super::namespace::Sockets;
 use super::request::{Address, Network, Request};
 use super::{direct, kata};
@@ -14,11 +16,16 @@ use crate::pods::Endpoint;
 /// Time for the way to a relay and back, beyond a dial's own: the channel's is a second less, and it knows more.
 const WAY: Duration = Duration::from_secs(4);
 
-/// How long a relay may take to say what listens, after a dial that was refused.
-const LOOK_UP: Duration = Duration::from_secs(1);
-
-/// As many ports are named of those that listen.
-const MOST_PORTS: usize = 20;
+/// The way into one pod.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    /// Where it begins.
+    pub(super) endpoint: Endpoint,
+    /// What the pod's relay and we prove to each other.
+    pub(super) token: Option<Token>,
+    /// The pod's name, for errors.
+    pub(super) pod: String,
+}
 
 /// How long a dial may take.
 #[derive(Debug, Clone, Copy)]
@@ -41,29 +48,34 @@ impl Patience {
     }
 }
 
-/// Reaches what is requested, in the pod behind this endpoint. `pod` is its name, for errors.
+/// Reaches what is requested, behind this door.
 ///
 /// May be dropped at any time.
 pub(super) async fn reach(
     sockets: &Sockets,
-    endpoint: &Endpoint,
-    pod: &str,
+    door: &Door,
     request: &Request,
     patience: Patience,
 ) -> Result<Transport, DialError> {
     let Patience { dial, all } = patience;
-    match endpoint {
-        Endpoint::Netns(path) => direct(sockets, path, pod, request, dial).await,
-        Endpoint::Kata { .. } | Endpoint::Relay(_) => {
-            let endpoint = relay_of(endpoint, pod).await?;
-            let attempt = tokio::time::timeout(all, relay(&endpoint, request, dial)).await;
-            attempt.unwrap_or_else(|_| Err(silent(&endpoint, all)))
-        }
+    if let Endpoint::Netns(path) = &door.endpoint {
+        return direct(sockets, path, &door.pod, request, dial).await;
+    }
+    let endpoint = relay_of(door).await?;
+    let attempt = tokio::time::timeout(all, relay(door.way(&endpoint), request, dial)).await;
+    attempt.unwrap_or_else(|_| Err(silent(&endpoint, all)))
+}
+
+impl Door {
+    /// To the relay at this endpoint.
+    pub(super) fn way<'a>(&'a self, endpoint: &'a channel::Endpoint) -> Way<'a> {
+        Way { endpoint, token: self.token.as_ref() }
     }
 }
 
 /// Where the relay of a pod is reached that has one.
-pub(super) async fn relay_of(endpoint: &Endpoint, pod: &str) -> Result<channel::Endpoint, DialError> {
+pub(super) async fn relay_of(door: &Door) -> Result<channel::Endpoint, DialError> {
+    let Door { endpoint, pod, .. } = door;
     match endpoint {
         Endpoint::Relay(endpoint) => Ok(endpoint.clone()),
         Endpoint::Kata { state, port } => kata::relay(state, *port, pod).await,
@@ -104,13 +116,15 @@ async fn direct(
         .address
         .parse()
         .map_err(|error| DialError::new(DialErrorKind::Unsupported, format!("{error}")))?;
-    if let Some(ip) = address.host.filter(|ip| !ip.is_loopback()) {
-        let cause = format!("{ip} is no loopback address, and no other is dialled in a pod");
-        return Err(DialError::new(DialErrorKind::Denied, cause));
-    }
-    let dial = direct::dial(sockets, namespace, pod, address);
-    let conn = tokio::time::timeout(limit, dial).await.unwrap_or_else(|_| Err(late(pod, request, limit)))?;
-    Ok(Transport::Tcp(conn))
+    let dial = async {
+        match request.network {
+            Network::Udp => direct::datagrams(sockets, namespace, pod, address)
+                .await
+                .map(|socket| Transport::Datagrams(Framed::new(Datagrams::Socket(socket)))),
+            _ => direct::dial(sockets, namespace, pod, address).await.map(Transport::Tcp),
+        }
+    };
+    tokio::time::timeout(limit, dial).await.unwrap_or_else(|_| Err(late(pod, request, limit)))
 }
 
 /// Why an ordinary pod, without a relay, does not serve a request.
@@ -122,71 +136,41 @@ fn not_served(pod: &str, request: &Request) -> Option<String> {
              container out"
         ));
     }
-    (*network != Network::Tcp)
-        .then(|| format!("network {network}: pod {pod:?} has no relay, and is reached by tcp only"))
+    (*network == Network::Unix)
+        .then(|| format!("network {network}: pod {pod:?} has no relay, and is reached by tcp and udp only"))
 }
 
-async fn relay(
-    endpoint: &channel::Endpoint,
-    request: &Request,
-    limit: Duration,
-) -> Result<Transport, DialError> {
-    let network = match request.network {
-        Network::Tcp => channel::Network::Tcp,
-        Network::Unix => channel::Network::Unix,
-        Network::Udp => {
-            let cause =
-                "network udp: a byte stream does not keep datagrams apart; only tcp and unix are dialled";
-            return Err(DialError::new(DialErrorKind::Unsupported, cause));
-        }
+async fn relay(way: Way<'_>, request: &Request, limit: Duration) -> Result<Transport, DialError> {
+    let Request { container, network, address } = request;
+    let open = match network {
+        Network::Tcp => channel::Open::tcp(address, limit),
+        Network::Udp => channel::Open::udp(address, limit),
+        Network::Unix => channel::Open::unix(address, limit),
     };
-    let mut open = channel::Open::tcp(request.address.clone(), limit);
-    open.container.clone_from(&request.container);
-    open.network = network.into();
-    match channel::dial(endpoint, open).await {
-        Ok(channel) => Ok(Transport::Channel(channel)),
-        Err(error) if error.kind == channel::DialErrorKind::Refused && request.container.is_empty() => {
-            let port = request.address.parse::<Address>().map(|address| address.port);
-            let told = match port {
-                Ok(port) => refusal(endpoint, port).await,
-                Err(_) => None,
-            };
-            Err(DialError::new(DialErrorKind::Refused, told.unwrap_or(error.cause)))
-        }
-        Err(error) => Err(from_channel(error)),
-    }
-}
-
-/// What listens instead of the port that refused; none if the relay cannot tell in time.
-async fn refusal(endpoint: &channel::Endpoint, port: u16) -> Option<String> {
-    let listening = tokio::time::timeout(LOOK_UP, channel::ports(endpoint, "")).await.ok()?.ok()?;
-    let mut ports: Vec<_> =
-        listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
-    ports.dedup();
-    let more = if ports.len() > MOST_PORTS { " and more" } else { "" };
-    ports.truncate(MOST_PORTS);
-    let listening = match &ports[..] {
-        [] => "nothing does on any other port".to_owned(),
-        ports => {
-            format!("listening: {}{more}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
-        }
+    let open = open.in_container(container);
+    let reached = match network {
+        Network::Udp => channel::dial_datagrams(way, open)
+            .await
+            .map(|datagrams| Transport::Datagrams(Framed::new(Datagrams::Relay(datagrams)))),
+        _ => channel::dial(way, open).await.map(Transport::Channel),
     };
-    Some(format!("nothing listens on {port}; {listening}; says the relay at {endpoint}"))
+    reached.map_err(from_channel)
 }
 
 /// Whether a pod's namespace is there, or its relay answers.
-pub(super) async fn probe(endpoint: &Endpoint, pod: &str, limit: Duration) -> Result<(), DialError> {
-    match endpoint {
+pub(super) async fn probe(door: &Door, limit: Duration) -> Result<(), DialError> {
+    match door.endpoint {
         Endpoint::Netns(_) => Ok(()),
-        _ => probe_relay(&relay_of(endpoint, pod).await?, limit).await,
+        _ => probe_relay(door.way(&relay_of(door).await?), limit).await,
     }
 }
 
 /// A request that every relay refuses after it has read it: whoever refuses so is there and speaks our version.
-async fn probe_relay(endpoint: &channel::Endpoint, limit: Duration) -> Result<(), DialError> {
+async fn probe_relay(way: Way<'_>, limit: Duration) -> Result<(), DialError> {
+    let endpoint = way.endpoint;
     let mut open = channel::Open::tcp("", limit);
     open.network = channel::Network::Unspecified.into();
-    match tokio::time::timeout(limit, channel::dial(endpoint, open)).await {
+    match tokio::time::timeout(limit, channel::dial(way, open)).await {
         Ok(Err(error)) if error.kind == channel::DialErrorKind::BadEndpoint => Ok(()),
         Ok(Err(error)) => Err(from_channel(error)),
         Ok(Ok(_)) => {

@@ -33,9 +33,12 @@ impl ByCri {
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
-                Some(Local { line, socket }) = self.lines.accepted.recv() => {
-                    let remote = line.remote;
-                    self.session.forward(remote, Counted::new(socket, line, self.lines.events.clone()));
+                Some(local) = self.lines.accepted.recv() => {
+                    // Of datagrams there are none by CRI.
+                    if let Local::Tcp(line, socket) = local {
+                        let remote = line.remote;
+                        self.session.forward(remote, Counted::new(socket, line, self.lines.events.clone()));
+                    }
                 }
                 event = self.session.event() => match event {
                     Some(ClientEvent::Refused { port }) => {

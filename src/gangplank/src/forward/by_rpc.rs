@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 use streaming::Connection;
 use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::line::{Counted, Event, Line};
+use super::line::{Counted, Event, Events, Line};
+use super::udp::{self, Peer};
 use super::{ForwardError, Local, PodLines};
 use crate::config::UnixUrl;
 use crate::jsonrpc::client::{CallError, Client};
@@ -18,8 +21,8 @@ use crate::jsonrpc::{Code, RpcError};
 /// How long to wait before a lost daemon or pod is asked for again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How often a pod is asked for a sign of life, at most.
-const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// How often the daemon is asked about a pod while all seems well, at most.
+const DOUBT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Bytes of each direction's buffer.
 const BUFFER: usize = 64 << 10;
@@ -31,7 +34,7 @@ pub(super) struct ByRpc {
     watch: Client,
     /// A connection ended in a way that may mean that the pod is gone.
     doubts: (mpsc::Sender<()>, mpsc::Receiver<()>),
-    probed: Instant,
+    asked: Instant,
 }
 
 impl ByRpc {
@@ -41,8 +44,8 @@ impl ByRpc {
     /// When it is not, or the daemon is not.
     pub(super) async fn start(rpc: UnixUrl, lines: PodLines) -> Result<Self, ForwardError> {
         let mut watch = Client::connect(&rpc).await?;
-        present(&mut watch, &lines.pod, false).await?;
-        Ok(Self { rpc, lines, watch, doubts: mpsc::channel(1), probed: Instant::now() })
+        present(&mut watch, &lines.pod).await?;
+        Ok(Self { rpc, lines, watch, doubts: mpsc::channel(1), asked: Instant::now() })
     }
 
     /// Forwards for ever.
@@ -51,31 +54,36 @@ impl ByRpc {
             tokio::select! {
                 Some(local) = self.lines.accepted.recv() => self.forward(local),
                 () = self.watch.ended() => self.recover("the daemon has gone away").await,
-                Some(()) = self.doubts.1.recv() => self.probe().await,
+                Some(()) = self.doubts.1.recv() => self.look().await,
             }
         }
     }
 
-    fn forward(&self, Local { line, socket }: Local) {
-        let (rpc, doubts) = (self.rpc.clone(), self.doubts.0.clone());
-        let (counted, events) =
-            (Counted::new(socket, Arc::clone(&line), self.lines.events.clone()), self.lines.events.clone());
+    fn forward(&self, local: Local) {
+        let (rpc, doubts, events) = (self.rpc.clone(), self.doubts.0.clone(), self.lines.events.clone());
         tokio::spawn(async move {
-            if let Err(error) = forward(&rpc, &line, counted, &doubts).await {
+            let (line, ended) = match local {
+                Local::Tcp(line, socket) => {
+                    let counted = Counted::new(socket, Arc::clone(&line), events.clone());
+                    let ended = forward(&rpc, &line, counted, &doubts).await;
+                    (line, ended)
+                }
+                Local::Udp(peer) => {
+                    (Arc::clone(&peer.line), associate(&rpc, peer, &doubts, events.clone()).await)
+                }
+            };
+            if let Err(error) = ended {
                 let _ = events.send(Event::Failed(line, error.to_string())); // nobody listens at the end
             }
         });
     }
 
-    /// Sees whether the pod still answers, unless that was seen just now.
-    async fn probe(&mut self) {
-        tokio::time::sleep_until(self.probed + PROBE_PAUSE).await;
-        self.probed = Instant::now();
-        let probed = async {
-            let mut client = Client::connect(&self.rpc).await?;
-            present(&mut client, &self.lines.pod, true).await
-        };
-        if let Err(error) = probed.await {
+    /// Asks the daemon whether the pod is there, unless that was seen just now.
+    async fn look(&mut self) {
+        tokio::time::sleep_until(self.asked + DOUBT_PAUSE).await;
+        self.asked = Instant::now();
+        let seen = async { present(&mut Client::connect(&self.rpc).await?, &self.lines.pod).await };
+        if let Err(error) = seen.await {
             self.recover(&error.to_string()).await;
         }
     }
@@ -87,7 +95,7 @@ impl ByRpc {
         let again = async move {
             loop {
                 if let Ok(mut client) = Client::connect(&rpc).await
-                    && present(&mut client, &pod, true).await.is_ok()
+                    && present(&mut client, &pod).await.is_ok()
                 {
                     return client;
                 }
@@ -99,15 +107,16 @@ impl ByRpc {
     }
 }
 
-/// Whether there is such a pod and its endpoint; with `probe`, also whether its relay answers.
-async fn present(client: &mut Client, pod: &str, probe: bool) -> Result<(), CallError> {
-    let listed = client.call("pod.list", json!({ "handle": pod, "probe": probe })).await?;
+/// Whether there is such a pod and its endpoint, and the daemon has not lost its guest. The pod is not touched: some
+/// devices take harm from that while their guest boots, and it is the daemon that hears of its return.
+async fn present(client: &mut Client, pod: &str) -> Result<(), CallError> {
+    let listed = client.call("pod.list", json!({ "handle": pod })).await?;
     let found = &listed["pods"][0];
     let cause = if found["ready"] != true {
         let endpoint = found["endpoint"].as_str().unwrap_or_default();
         format!("pod {pod:?} is not ready: nothing is at {endpoint}; start the pod and forward again")
-    } else if probe && found["relay"]["answers"] != true {
-        found["relay"]["cause"].as_str().unwrap_or("its relay does not answer").into()
+    } else if found["lost"] == true {
+        format!("the guest of pod {pod:?} or its relay has gone away")
     } else {
         return Ok(());
     };
@@ -122,11 +131,7 @@ async fn forward(
     mut local: Counted,
     doubts: &mpsc::Sender<()>,
 ) -> Result<(), CallError> {
-    let dialled = async { Client::connect(rpc).await?.dial(&line.pod, &format!(":{}", line.remote)).await };
-    let (stream, early) = dialled.await.inspect_err(|_| {
-        local.abort();
-        doubt(doubts);
-    })?;
+    let (stream, early) = dial(rpc, line, doubts).await.inspect_err(|_| local.abort())?;
     let (from_pod, mut to_pod) = stream.into_split();
     let (from_here, mut to_here) = tokio::io::split(local);
     let mut from_here = BufReader::with_capacity(BUFFER, from_here);
@@ -145,6 +150,31 @@ async fn forward(
         tracing::debug!(%error, "a forwarded connection ended badly");
     }
     Ok(())
+}
+
+/// The datagrams of one sender, until its association has ended.
+async fn associate(
+    rpc: &UnixUrl,
+    peer: Peer,
+    doubts: &mpsc::Sender<()>,
+    events: Events,
+) -> Result<(), CallError> {
+    let (stream, early) = dial(rpc, &peer.line, doubts).await?;
+    if let Err(error) = udp::carry(peer, stream, early, events).await {
+        tracing::debug!(%error, "an association ended badly");
+    }
+    doubt(doubts);
+    Ok(())
+}
+
+async fn dial(
+    rpc: &UnixUrl,
+    line: &Line,
+    doubts: &mpsc::Sender<()>,
+) -> Result<(UnixStream, Bytes), CallError> {
+    let address = format!(":{}", line.remote);
+    let dialled = async { Client::connect(rpc).await?.dial(&line.pod, Some(line.network), &address).await };
+    dialled.await.inspect_err(|_| doubt(doubts))
 }
 
 fn doubt(doubts: &mpsc::Sender<()>) {

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::dial::Network;
+
 /// What happens, in the order in which it does.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -38,6 +40,8 @@ pub(super) struct Line {
     pub(super) pod: Arc<str>,
     /// Its port.
     pub(super) remote: u16,
+    /// Streams or datagrams.
+    pub(super) network: Network,
     open: AtomicU64,
     total: AtomicU64,
     to_pod: AtomicU64,
@@ -56,12 +60,13 @@ pub(super) struct Shown {
 }
 
 impl Line {
-    pub(super) fn new(here: SocketAddr, pod: Arc<str>, remote: u16) -> Self {
+    pub(super) fn new(here: SocketAddr, pod: Arc<str>, remote: u16, network: Network) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             here,
             pod,
             remote,
+            network,
             open: zero(),
             total: zero(),
             to_pod: zero(),
@@ -83,36 +88,48 @@ impl Line {
     }
 }
 
-/// A local connection whose bytes are counted.
+/// What one connection has moved. Dropped when that ends.
 #[derive(Debug)]
-pub(super) struct Counted {
-    socket: TcpStream,
+pub(super) struct Tally {
     line: Arc<Line>,
     events: Events,
     /// Bytes to the pod and from it.
     moved: (u64, u64),
 }
 
-impl Counted {
-    pub(super) fn new(socket: TcpStream, line: Arc<Line>, events: Events) -> Self {
-        let _ = socket.set_nodelay(true); // it may already have ended
+impl Tally {
+    pub(super) fn new(line: Arc<Line>, events: Events) -> Self {
         line.open.fetch_add(1, Relaxed);
         line.total.fetch_add(1, Relaxed);
-        Self { socket, line, events, moved: (0, 0) }
+        Self { line, events, moved: (0, 0) }
     }
 
-    fn count(&mut self, to_pod: u64, from_pod: u64) {
+    pub(super) fn count(&mut self, to_pod: u64, from_pod: u64) {
         self.moved = (self.moved.0 + to_pod, self.moved.1 + from_pod);
         self.line.to_pod.fetch_add(to_pod, Relaxed);
         self.line.from_pod.fetch_add(from_pod, Relaxed);
     }
 }
 
-impl Drop for Counted {
+impl Drop for Tally {
     fn drop(&mut self) {
         self.line.open.fetch_sub(1, Relaxed);
         // Nobody listens any more at the end.
         let _ = self.events.send(Event::Closed(Arc::clone(&self.line), self.moved.0, self.moved.1));
+    }
+}
+
+/// A local connection whose bytes are counted.
+#[derive(Debug)]
+pub(super) struct Counted {
+    socket: TcpStream,
+    tally: Tally,
+}
+
+impl Counted {
+    pub(super) fn new(socket: TcpStream, line: Arc<Line>, events: Events) -> Self {
+        let _ = socket.set_nodelay(true); // it may already have ended
+        Self { socket, tally: Tally::new(line, events) }
     }
 }
 
@@ -136,7 +153,7 @@ impl Connection for Counted {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         let moved = ready!(self.socket.poll_splice_in(cx, pipe, most))?;
-        self.count(moved as u64, 0);
+        self.tally.count(moved as u64, 0);
         Poll::Ready(Ok(moved))
     }
 
@@ -147,7 +164,7 @@ impl Connection for Counted {
         len: usize,
     ) -> Poll<io::Result<usize>> {
         let moved = ready!(self.socket.poll_splice_out(cx, pipe, len))?;
-        self.count(0, moved as u64);
+        self.tally.count(0, moved as u64);
         Poll::Ready(Ok(moved))
     }
 }
@@ -157,7 +174,7 @@ impl AsyncRead for Counted {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-        this.count((buf.filled().len() - before) as u64, 0);
+        this.tally.count((buf.filled().len() - before) as u64, 0);
         Poll::Ready(Ok(()))
     }
 }
@@ -166,7 +183,7 @@ impl AsyncWrite for Counted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.socket).poll_write(cx, buf))?;
-        this.count(0, written as u64);
+        this.tally.count(0, written as u64);
         Poll::Ready(Ok(written))
     }
 
@@ -177,7 +194,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, bufs))?;
-        this.count(0, written as u64);
+        this.tally.count(0, written as u64);
         Poll::Ready(Ok(written))
     }
 

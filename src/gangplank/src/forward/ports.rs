@@ -1,8 +1,10 @@
-//! `[[ADDRESS:]LOCAL:]REMOTE`: which port here leads to which port of the pod.
+//! `[[ADDRESS:]LOCAL:]REMOTE[/udp]`: which port here leads to which port of the pod.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use crate::dial::Network;
 
 /// One forwarded port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub(crate) struct PortPair {
     pub(crate) local: u16,
     /// The port of the pod.
     pub(crate) remote: u16,
+    /// Streams or datagrams.
+    pub(crate) network: Network,
 }
 
 /// Why a text is no [`PortPair`].
@@ -20,13 +24,10 @@ pub(crate) struct PortPair {
 pub(crate) enum PortPairError {
     /// It is none.
     #[error(
-        "{0:?} is not [[ADDRESS:]LOCAL:]REMOTE: write 8080:80, 80 for the same port on both sides, :80 for any free port \
-         here, or 127.0.0.2:8080:80 ([::1]:8080:80) to listen there"
+        "{0:?} is not [[ADDRESS:]LOCAL:]REMOTE[/udp]: write 8080:80, 80 for the same port on both sides, :80 for any free \
+         port here, or 127.0.0.2:8080:80 ([::1]:8080:80) to listen there; 5353:53/udp is of datagrams"
     )]
     Form(String),
-    /// Datagrams.
-    #[error("{0:?}: only TCP is forwarded; leave out /udp")]
-    Udp(String),
 }
 
 impl FromStr for PortPair {
@@ -34,13 +35,13 @@ impl FromStr for PortPair {
 
     fn from_str(text: &str) -> Result<Self, PortPairError> {
         let wrong = || PortPairError::Form(text.into());
-        if text.ends_with("/udp") {
-            return Err(PortPairError::Udp(text.into()));
-        }
-        let text = text.strip_suffix("/tcp").unwrap_or(text);
+        let (text, network) = match text.strip_suffix("/udp") {
+            Some(text) => (text, Network::Udp),
+            None => (text.strip_suffix("/tcp").unwrap_or(text), Network::Tcp),
+        };
         let Some((before, remote)) = text.rsplit_once(':') else {
             let port = number(text).filter(|port| *port != 0).ok_or_else(wrong)?;
-            return Ok(Self { address: None, local: port, remote: port });
+            return Ok(Self { address: None, local: port, remote: port, network });
         };
         let remote = number(remote).filter(|port| *port != 0).ok_or_else(wrong)?;
         let (address, local) = match before.rsplit_once(':') {
@@ -48,7 +49,7 @@ impl FromStr for PortPair {
             None => (None, before),
         };
         let local = if local.is_empty() { 0 } else { number(local).ok_or_else(wrong)? };
-        Ok(Self { address, local, remote })
+        Ok(Self { address, local, remote, network })
     }
 }
 
@@ -75,7 +76,7 @@ impl fmt::Display for PortPair {
             Some(ip) => write!(f, "{ip}:")?,
             None => {}
         }
-        write!(f, "{}:{}", self.local, self.remote)
+        write!(f, "{}:{}{}", self.local, self.remote, super::suffix(self.network))
     }
 }
 
@@ -97,7 +98,6 @@ pub(crate) fn targets(words: &[String]) -> Result<Vec<Target>, String> {
     for word in words {
         match (word.parse::<PortPair>(), targets.last_mut()) {
             (Ok(pair), Some(target)) => target.pairs.push(pair),
-            (Err(error @ PortPairError::Udp(_)), _) => return Err(error.to_string()),
             (Err(error), Some(target)) if target.pairs.is_empty() => return Err(error.to_string()),
             (_, _) if word.contains(':') => return Err(PortPairError::Form(word.clone()).to_string()),
             (_, _) => targets.push(Target { pod: word.clone(), pairs: Vec::new() }),
@@ -135,8 +135,18 @@ mod tests {
             let error = wrong.parse::<PortPair>().unwrap_err().to_string();
             assert!(error.contains("8080:80"), "{wrong}: {error}");
         }
-        let error = "5353:53/udp".parse::<PortPair>().unwrap_err().to_string();
-        assert!(error.contains("only TCP"), "{error}");
+    }
+
+    #[test]
+    fn datagrams_are_asked_for_by_name() {
+        for (text, network) in
+            [("5353:53/udp", Network::Udp), ("5353:53/tcp", Network::Tcp), ("5353:53", Network::Tcp)]
+        {
+            let pair: PortPair = text.parse().unwrap();
+            assert_eq!((pair.local, pair.remote, pair.network), (5353, 53, network));
+        }
+        assert_eq!("[::1]:5353:53/udp".parse::<PortPair>().unwrap().to_string(), "[::1]:5353:53/udp");
+        assert!("5353:53/sctp".parse::<PortPair>().is_err());
     }
 
     #[test]
@@ -152,7 +162,7 @@ mod tests {
             ("web 80 db", "which port of \"db\"?"),
             ("web http", "8080:80"),
             ("web 80 8080:http", "8080:80"),
-            ("web 53/udp", "only TCP"),
+            ("web 53/sctp", "5353:53/udp"),
         ] {
             let error = targets(wrong).unwrap_err();
             assert!(error.contains(part), "{wrong}: {error}");

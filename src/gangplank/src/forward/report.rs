@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::line::{Event, Line};
+use super::suffix;
 use crate::table::{Table, bytes};
 use crate::terminal::Screen;
 
@@ -39,10 +40,14 @@ impl Report {
             Self::Live(_) => self.refresh(lines),
             Self::Plain => ports.iter().try_for_each(|port| {
                 let pod = if one_pod { String::new() } else { format!("{}:", port.pod) };
-                writeln!(io::stdout(), "Forwarding from {} -> {pod}{}", port.here, port.remote)
+                let remote = format!("{}{}", port.remote, suffix(port.network));
+                writeln!(io::stdout(), "Forwarding from {} -> {pod}{remote}", port.here)
             }),
             Self::Json => ports.iter().try_for_each(|port| {
-                let line = json!({ "event": "listening", "pod": &*port.pod, "local": port.here, "port": port.remote });
+                let line = json!({
+                    "event": "listening", "pod": &*port.pod, "local": port.here, "port": port.remote,
+                    "network": port.network.name(),
+                });
                 writeln!(io::stdout(), "{line}")
             }),
         }
@@ -80,7 +85,7 @@ impl Report {
             let shown = line.shown();
             table.row([
                 line.here.to_string(),
-                format!("{}:{}", line.pod, line.remote),
+                format!("{}:{}{}", line.pod, line.remote, suffix(line.network)),
                 shown.open.to_string(),
                 shown.total.to_string(),
                 bytes(shown.to_pod),
@@ -96,10 +101,11 @@ fn as_json(event: &Event) -> serde_json::Value {
     match event {
         Event::Closed(line, to_pod, from_pod) => json!({
             "event": "closed", "pod": &*line.pod, "local": line.here, "port": line.remote,
-            "bytesToPod": to_pod, "bytesFromPod": from_pod,
+            "network": line.network.name(), "bytesToPod": to_pod, "bytesFromPod": from_pod,
         }),
         Event::Failed(line, why) => json!({
-            "event": "failed", "pod": &*line.pod, "local": line.here, "port": line.remote, "cause": why,
+            "event": "failed", "pod": &*line.pod, "local": line.here, "port": line.remote,
+            "network": line.network.name(), "cause": why,
         }),
         Event::Lost(pod, why) => json!({ "event": "lost", "pod": &**pod, "cause": why }),
         Event::Back(pod) => json!({ "event": "back", "pod": &**pod }),

@@ -26,9 +26,21 @@ const BUFFER: usize = 32 << 10;
 /// that by itself while nothing is sent to it.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long the pod may take for the caller's last bytes and its end after its own, when the caller has left.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What has ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ended {
+    /// The caller's direction.
+    caller: bool,
+    /// The pod's; the caller has been told.
+    pod: bool,
+}
+
 /// Moves bytes until both directions have ended, or one has failed, or the caller has left.
 pub(super) async fn run(stream: UnixStream, early: Bytes, mut pod: PodConn) {
-    let (ended, has_ended) = watch::channel(false);
+    let (ended, has_ended) = watch::channel(Ended::default());
     let descriptor = rustix::io::dup(&stream);
     let mut caller = Caller { early, stream, ended };
     let moved = tokio::select! {
@@ -44,17 +56,23 @@ pub(super) async fn run(stream: UnixStream, early: Bytes, mut pod: PodConn) {
         tracing::debug!(%error, "a stream of JSON-RPC was given up");
         pod.abort();
     }
+    drop(pod); // before the caller is told, so that it can ask at once what has become of the pod
+    drop(caller);
 }
 
-/// Waits until the caller has closed its socket. To end one direction only is not to leave.
-async fn left(descriptor: std::os::fd::OwnedFd, mut has_ended: watch::Receiver<bool>) {
-    if has_ended.wait_for(|ended| *ended).await.is_err() {
+/// Waits until the caller has closed its socket before the pod's end. To end one direction only is not to leave, and
+/// to close when the pod has ended is how most callers end: then the pod still gets the rest, as far as it takes it.
+async fn left(descriptor: std::os::fd::OwnedFd, mut has_ended: watch::Receiver<Ended>) {
+    if has_ended.wait_for(|ended| ended.caller).await.is_err() {
         return pending().await; // the copying is over
     }
     loop {
         let mut polled = [PollFd::new(&descriptor, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP) {
+            if has_ended.borrow().pod {
+                tokio::time::sleep(LINGER).await;
+            }
             return;
         }
         tokio::time::sleep(LOOK).await;
@@ -65,7 +83,7 @@ async fn left(descriptor: std::os::fd::OwnedFd, mut has_ended: watch::Receiver<b
 struct Caller {
     early: Bytes,
     stream: UnixStream,
-    ended: watch::Sender<bool>,
+    ended: watch::Sender<Ended>,
 }
 
 impl AsyncRead for Caller {
@@ -79,7 +97,7 @@ impl AsyncRead for Caller {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         if buf.filled().len() == before {
-            this.ended.send_replace(true);
+            this.ended.send_modify(|ended| ended.caller = true);
         }
         Poll::Ready(Ok(()))
     }
@@ -95,6 +113,9 @@ impl AsyncWrite for Caller {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let shut = ready!(Pin::new(&mut this.stream).poll_shutdown(cx));
+        this.ended.send_modify(|ended| ended.pod = true);
+        Poll::Ready(shut)
     }
 }

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 
 use super::message::{RpcError, result_of};
 use crate::config::UnixUrl;
+use crate::dial::Network;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -77,16 +78,22 @@ impl Client {
         Ok(result_of(answer)?)
     }
 
-    /// Dials, and gives the connection as the stream, with what came of it already.
+    /// Dials, and gives the connection as the stream, with what came of it already. The network is the one that the
+    /// address shows if none is named.
     ///
     /// # Errors
     /// As [`Client::call`].
     pub(crate) async fn dial(
         mut self,
         handle: &str,
+        network: Option<Network>,
         address: &str,
     ) -> Result<(UnixStream, Bytes), CallError> {
-        self.call("pod.portDial", json!({ "handle": handle, "network": "tcp", "address": address })).await?;
+        let mut params = json!({ "handle": handle, "address": address });
+        if let Some(network) = network {
+            params["network"] = network.name().into();
+        }
+        self.call("pod.portDial", params).await?;
         Ok((self.stream, self.buffer.freeze()))
     }
 

@@ -8,8 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use channel::Listening;
+
 use super::Front;
 use super::message::{Code, RpcError};
+use crate::dial::Network;
 use crate::pods::{Pod, Source};
 
 /// How long a relay may take to show that it is there.
@@ -29,6 +32,8 @@ struct ListPods {
 #[serde(deny_unknown_fields)]
 struct ListPorts {
     handle: String,
+    #[serde(default, rename = "containerID")]
+    container_id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +75,7 @@ impl Front {
             "labels": pod.labels,
             "endpoint": pod.route.to_string(),
             "ready": pod.ready(),
+            "lost": self.connections.lost().has(&pod.id),
             "registered": pod.source == Source::Registered,
             "connections": self.connections.open_to(&pod.id),
         })
@@ -96,15 +102,11 @@ impl Front {
         probes.join_all().await
     }
 
-    pub(super) fn list_ports(&self, params: Value) -> Result<Value, RpcError> {
-        let ListPorts { handle } = self::params(params)?;
+    pub(super) async fn list_ports(&self, params: Value) -> Result<Value, RpcError> {
+        let ListPorts { handle, container_id } = self::params(params)?;
         let pod = self.pod(&handle)?;
-        let cause = format!(
-            "what listens in pod {:?} is not known: no relay tells it to this version of gangplank yet; dial a port to \
-             see whether it is there",
-            pod.name
-        );
-        Err(RpcError::new(Code::Unsupported, cause))
+        let ports = self.dialer.ports(&pod, &container_id).await?;
+        Ok(json!({ "handle": &*pod.id, "ports": ports.iter().map(port).collect::<Vec<_>>() }))
     }
 
     pub(super) fn list_sessions(&self, params: Value) -> Result<Value, RpcError> {
@@ -140,6 +142,7 @@ impl Front {
                     "name": flow.pod.name,
                     "namespace": flow.pod.namespace,
                     "caller": flow.caller.to_string(),
+                    "containerID": flow.container,
                     "address": flow.address,
                     "ageMs": millis(flow.begun.elapsed()),
                     "bytesToPod": to_pod,
@@ -149,6 +152,20 @@ impl Front {
             .collect();
         Ok(json!({ "sessions": sessions, "connections": connections }))
     }
+}
+
+/// What listens; the name of its process only where that is known.
+fn port(at: &Listening) -> Value {
+    let network = if at.network == channel::Network::Udp { Network::Udp } else { Network::Tcp };
+    let mut port = json!({
+        "network": network.name(),
+        "address": at.address.ip().to_string(),
+        "port": at.address.port(),
+    });
+    if !at.process.is_empty() {
+        port["process"] = at.process.as_str().into();
+    }
+    port
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -26,8 +26,7 @@ struct Params {
     handle: String,
     #[serde(default, rename = "containerID")]
     container_id: String,
-    #[serde(default = "tcp")]
-    network: String,
+    network: Option<String>,
     address: Option<String>,
     port: Option<i64>,
     #[serde(default = "default_timeout")]
@@ -47,10 +46,6 @@ enum Form {
     Fd,
 }
 
-fn tcp() -> String {
-    Network::Tcp.name().into()
-}
-
 fn default_timeout() -> u64 {
     TIMEOUT_MS
 }
@@ -58,7 +53,8 @@ fn default_timeout() -> u64 {
 impl Params {
     fn request(&self) -> Result<Request, RpcError> {
         let invalid = |cause: String| RpcError::new(Code::InvalidParams, cause);
-        let network: Network = self.network.parse().map_err(|error| invalid(format!("network: {error}")))?;
+        let network = self.network.as_deref().map(str::parse::<Network>).transpose();
+        let network = network.map_err(|error| invalid(format!("network: {error}")))?;
         let address = match (&self.address, self.port) {
             (Some(address), None) => address.clone(),
             (None, Some(port @ 1..=65_535)) => format!("localhost:{port}"),
@@ -142,6 +138,9 @@ mod tests {
         assert_eq!(params.request().unwrap(), Request::port(80));
         assert_eq!(params.timeout().unwrap(), Duration::from_secs(10));
         assert_eq!(params.stream, Form::Upgrade);
+        let params =
+            super::super::params::<Params>(json!({ "handle": "a", "address": "unix:///run/x" })).unwrap();
+        assert_eq!(params.request().unwrap().network, Network::Unix);
     }
 
     #[test]
@@ -155,6 +154,8 @@ mod tests {
             (json!({ "handle": "a", "port": -1 }), "port: -1"),
             (json!({ "handle": "a", "address": "80" }), "address: "),
             (json!({ "handle": "a", "port": 80, "network": "sctp" }), "network: \"sctp\""),
+            (json!({ "handle": "a", "port": 80, "network": "unix" }), "address: "),
+            (json!({ "handle": "a", "address": "unix:///x", "network": "tcp" }), "address: "),
             (json!({ "handle": "a", "port": 80, "timeoutMs": 0 }), "timeoutMs: 0"),
             (json!({ "handle": "a", "port": 80, "timeoutMs": 60001 }), "timeoutMs: 60001"),
             (json!({ "handle": "a", "port": 80, "stream": "pipe" }), "pipe"),

@@ -13,13 +13,14 @@ use crate::config;
 use crate::pods::Source;
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Register {
     handle: String,
     endpoint: String,
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
+    token_file: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -41,8 +42,10 @@ impl Register {
             "endpoint": self.endpoint,
             "labels": self.labels,
         });
-        if let Some(namespace) = self.namespace {
-            pod["namespace"] = namespace.into();
+        for (key, given) in [("namespace", self.namespace), ("token_file", self.token_file)] {
+            if let Some(given) = given {
+                pod[key] = given.into();
+            }
         }
         serde_path_to_error::deserialize(pod).map_err(|error| {
             RpcError::new(Code::InvalidParams, format!("{}: {}", error.path(), error.inner()))

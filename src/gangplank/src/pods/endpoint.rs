@@ -9,6 +9,7 @@ use std::str::FromStr;
 /// | text | meaning |
 /// |---|---|
 /// | `netns:///PATH` | an ordinary pod, dialled from here in that network namespace |
+/// | `kata:///PATH:PORT` | the relay on that port in a VM of Kata Containers, whose `persist.json` is at the path |
 /// | `hvsock:///PATH:PORT`, `vsock://CID:PORT`, `unix:///PATH` | a relay: see [`channel::Endpoint`] |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {

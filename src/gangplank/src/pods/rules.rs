@@ -25,6 +25,8 @@ pub(crate) struct Rules {
     pub(crate) handlers: Vec<Rule>,
     /// The folder of the sandboxes' own folders, if pods may name their endpoints.
     pub(crate) annotations: Option<PathBuf>,
+    /// The file with the token of the relays that pods name, with a place for the sandbox's id.
+    pub(crate) annotated_token_file: Option<PathBuf>,
     /// Whether all other pods are dialled from here rather than by the runtime.
     pub(crate) netns: bool,
 }
@@ -36,6 +38,8 @@ pub(crate) struct Rule {
     pub(crate) handler: String,
     /// The endpoint.
     pub(crate) endpoint: Template,
+    /// The file with their token, if they have one, with a place for the sandbox's id.
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// An endpoint with a place for the sandbox's id.
@@ -97,6 +101,22 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// The file with the token for the relay at the end of a route that these rules have given.
+    pub(crate) fn token_file(&self, id: &str, handler: &str, route: &Route) -> Option<PathBuf> {
+        let file = match route {
+            Route::Within { .. } => self.annotated_token_file.as_ref(),
+            Route::Endpoint(Endpoint::Netns(_)) => None,
+            Route::Endpoint(_) => {
+                self.handlers.iter().find(|rule| rule.handler == handler)?.token_file.as_ref()
+            }
+            Route::Namespace | Route::Runtime | Route::Barred(_) => None,
+        }?;
+        // A route has an endpoint only if the id is plain.
+        Some(file.to_str().map_or_else(|| file.clone(), |file| fill(file, id).into()))
+    }
+}
+
 /// A socket that the pod has named. Where it really lies is seen when it is dialled.
 fn annotated(named: &str, folder: PathBuf, id: &str) -> Route {
     let barred = |why: String| Route::Barred(format!("its annotation {ANNOTATION} is {named:?}: {why}"));
@@ -129,14 +149,15 @@ mod tests {
         let rule = |handler: &str, endpoint: &str| Rule {
             handler: handler.into(),
             endpoint: endpoint.parse().unwrap(),
+            token_file: None,
         };
         Rules {
             handlers: vec![
                 rule("kata-clh", "hvsock:///run/vc/vm/{sandbox}/clh.sock:1040"),
                 rule("", "unix:///run/default/{sandbox}.sock"),
             ],
-            annotations: None,
             netns: false,
+            ..Rules::default()
         }
     }
 
@@ -156,7 +177,8 @@ mod tests {
 
     #[test]
     fn as_much_of_the_id_as_is_wanted() {
-        let rule = Rule { handler: "fc".into(), endpoint: "hvsock:///x/{sandbox:32}/v:7".parse().unwrap() };
+        let endpoint = "hvsock:///x/{sandbox:32}/v:7".parse().unwrap();
+        let rule = Rule { handler: "fc".into(), endpoint, token_file: None };
         let rules = Rules { handlers: vec![rule], ..Rules::default() };
         let filled = |id: &str| rules.route(id, "fc", &BTreeMap::new()).to_string();
         assert_eq!(filled(&"0123456789".repeat(4)), "hvsock:///x/01234567890123456789012345678901/v:7");
@@ -192,6 +214,26 @@ mod tests {
         };
         assert_eq!(endpoint.to_string(), "unix:///run/vm/abc/r.sock");
         assert_eq!(folder, PathBuf::from("/run/vm/abc"));
+    }
+
+    #[test]
+    fn each_way_to_a_relay_has_a_token_of_its_own() {
+        let mut rules = Rules {
+            annotations: Some("/run/vm".into()),
+            annotated_token_file: Some("/etc/annotated".into()),
+            netns: true,
+            ..rules()
+        };
+        rules.handlers[0].token_file = Some("/run/vc/{sandbox}/token".into());
+        let token = |handler: &str, annotations: &BTreeMap<String, String>| {
+            rules.token_file("abc", handler, &rules.route("abc", handler, annotations))
+        };
+        let none = BTreeMap::new();
+        assert_eq!(token("kata-clh", &none), Some("/run/vc/abc/token".into()));
+        assert_eq!(token("", &none), None);
+        assert_eq!(token("runc", &none), None);
+        let annotated = with_annotation("unix:///run/vm/{sandbox}/r.sock");
+        assert_eq!(token("kata-clh", &annotated), Some("/etc/annotated".into()));
     }
 
     #[test]

@@ -75,6 +75,12 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     pub fn lives(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -98,8 +104,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -123,12 +128,17 @@ pub fn not_running(id: &'static str, name: &'static str) -> PodSection {
 /// A pod on this machine behind a relay, which runs in this process.
 pub struct RelayPod {
     folder: tempfile::TempDir,
+    config: relay::Config,
     running: Option<(relay::Stopper, thread::JoinHandle<()>)>,
 }
 
 impl RelayPod {
     pub fn start() -> Self {
-        let mut pod = Self { folder: tempfile::tempdir().unwrap(), running: None };
+        Self::start_with(relay::Config::default())
+    }
+
+    pub fn start_with(config: relay::Config) -> Self {
+        let mut pod = Self { folder: tempfile::tempdir().unwrap(), config, running: None };
         pod.run();
         pod
     }
@@ -136,7 +146,7 @@ impl RelayPod {
     /// Starts the relay, as its guest does.
     pub fn run(&mut self) {
         let listen = relay::Listen::Unix { path: self.folder.path().join("relay.sock") };
-        let relay = relay::Relay::bind(&[listen], relay::Config::default()).unwrap();
+        let relay = relay::Relay::bind(&[listen], self.config.clone()).unwrap();
         self.running = Some((relay.stopper(), thread::spawn(move || relay.run().unwrap())));
     }
 
@@ -200,6 +210,8 @@ impl Daemon {
 
     /// Another process in its place, with the same configuration.
     pub fn restart(&mut self) {
+        // While it dies it may still answer at its sockets.
+        self.process.kill();
         let file = self.folder.path().join("gangplank.toml");
         self.process = Process::start(&["serve", "--config", file.to_str().unwrap()]);
         let serving: Value = serde_json::from_str(&self.process.line_with("\"serving\"")).unwrap();

@@ -1,0 +1,223 @@
+//! Pods whose guest has gone away, and how it is noticed that there is one again.
+//!
+//! ```text
+//!   a connection ends without its end, ──► lost ──► hybrid vsock: wait for the relay's announcement ──► asked ──► found
+//!   or a relay is not reached                  └──► else: ask again and again ─────────────────────────────┘
+//! ```
+//!
+//! A hybrid device is not touched meanwhile: vhost-device-vsock stops for good when its guest boots just then.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Dialer;
+use super::reach::{Door, relay_of};
+use crate::pods::Pod;
+
+/// How often a relay is asked that may be asked at any time.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often it is looked for a device's folder: the quickest guests boot in a tenth of a second.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// After this long without an announcement a hybrid device is tried: its relay may be of a version that makes none.
+/// Guests boot in less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a relay may take to show that it is there.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// The pods that are lost.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pods: Mutex<BTreeSet<Arc<str>>>,
+    new: UnboundedSender<Arc<Pod>>,
+    /// Until somebody looks for them.
+    taken: Mutex<Option<UnboundedReceiver<Arc<Pod>>>>,
+}
+
+impl Default for Lost {
+    fn default() -> Self {
+        let (new, taken) = mpsc::unbounded_channel();
+        Self { pods: Mutex::default(), new, taken: Mutex::new(Some(taken)) }
+    }
+}
+
+impl Lost {
+    /// The pod's guest seems to be gone.
+    pub(crate) fn add(&self, pod: &Arc<Pod>) {
+        if self.lock().insert(Arc::clone(&pod.id)) {
+            // Nobody looks for it in a program that only checks.
+            let _ = self.new.send(Arc::clone(pod));
+        }
+    }
+
+    /// The pod was reached.
+    pub(crate) fn remove(&self, pod: &str) {
+        self.lock().remove(pod);
+    }
+
+    /// Whether it seems to be gone still.
+    pub(crate) fn has(&self, pod: &str) -> bool {
+        self.lock().contains(pod)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dialer {
+    /// Looks for the pods that are lost, each by itself, until `stop`.
+    pub(crate) async fn find_lost(self, stop: CancellationToken) {
+        let lost = self.connections.lost();
+        let Some(mut new) = lost.taken.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let mut searches = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(pod) = new.recv() => {
+                    let dialer = self.clone();
+                    searches.spawn(async move { dialer.find(&pod).await });
+                }
+                Some(_) = searches.join_next() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Until the pod is reached, by this or by a dial, or is not known any more.
+    async fn find(&self, pod: &Pod) {
+        let lost = self.connections.lost();
+        tracing::info!(sandbox = &*pod.id, "the guest of a pod seems to be gone");
+        while lost.has(&pod.id) && self.pods.get(&pod.id).is_some() {
+            if self.may_be_asked(pod).await && self.probe(pod, PROBE).await.is_ok() {
+                tracing::info!(sandbox = &*pod.id, "the guest of a pod is back");
+                break;
+            }
+        }
+        lost.remove(&pod.id);
+    }
+
+    /// Waits until it makes sense to ask the pod's relay, or to look again. A device's own socket need not be there yet:
+    /// its guest may be quick.
+    async fn may_be_asked(&self, pod: &Pod) -> bool {
+        let relay = async {
+            let endpoint = pod.route.endpoint().ok()??;
+            relay_of(&Door { endpoint, token: None, pod: pod.name.clone() }).await.ok()
+        };
+        let relay = relay.await;
+        match &relay {
+            Some(channel::Endpoint::Hybrid { path, port }) => {
+                // Too late or not, then is the time.
+                let _ = tokio::time::timeout(PATIENCE, announced(&announcements(path, *port))).await;
+            }
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+        relay.is_some()
+    }
+}
+
+/// Where a device brings what its guest connects to at this port of the host.
+fn announcements(device: &Path, port: u32) -> PathBuf {
+    let mut path = device.as_os_str().to_owned();
+    path.push(format!("_{port}"));
+    path.into()
+}
+
+/// Waits for a guest's connection there. The socket goes with this.
+async fn announced(path: &Path) {
+    loop {
+        if let Some(socket) = Announcements::listen(path)
+            && socket.listener.accept().await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A socket at a path, both of which go together.
+struct Announcements<'a> {
+    listener: UnixListener,
+    path: &'a Path,
+}
+
+impl<'a> Announcements<'a> {
+    /// None where there is no folder yet, or somebody else listens.
+    fn listen(path: &'a Path) -> Option<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_left_behind(path) => {
+                let _ = std::fs::remove_file(path);
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        };
+        let socket = Self { listener: listener.ok()?, path };
+        // The device may run as another user. Whoever connects makes us ask the relay, and nothing else.
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666));
+        Some(socket)
+    }
+}
+
+impl Drop for Announcements<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.path); // the folder may be gone with it
+    }
+}
+
+fn is_left_behind(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::pods::tests::pod;
+
+    #[test]
+    fn a_pod_is_lost_once_until_it_is_found() {
+        let lost = Lost::default();
+        let pod = Arc::new(pod("abc", "demo"));
+        lost.add(&pod);
+        lost.add(&pod);
+        let mut new = lost.taken.lock().unwrap().take().unwrap();
+        assert!(new.try_recv().is_ok() && new.try_recv().is_err());
+        assert!(lost.has("abc"));
+        lost.remove("abc");
+        assert!(!lost.has("abc"));
+        lost.add(&pod);
+        assert!(new.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_announcement_is_a_connection_beside_the_devices_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = announcements(&folder.path().join("later/v.sock"), 1023);
+        assert!(path.ends_with("later/v.sock_1023"));
+        let device = async {
+            tokio::time::sleep(PAUSE).await; // it is waited for the folder, too
+            std::fs::create_dir(folder.path().join("later")).unwrap();
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // left behind by another daemon
+            loop {
+                if let Ok(stream) = UnixStream::connect(&path).await {
+                    return stream;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::join!(announced(&path), device);
+        assert!(!path.exists(), "the socket is gone");
+    }
+}

@@ -1,0 +1,73 @@
+//! What listens in a pod: its relay tells, or the kernel does where there is none.
+
+use std::time::Duration;
+
+use channel::Listening;
+use streaming::{DialError, DialErrorKind};
+
+use super::direct::no_socket;
+use super::namespace::Sockets;
+use super::reach::{Door, from_channel, relay_of};
+use super::request::Request;
+use crate::pods::Endpoint;
+
+/// How long a relay may take to say what listens after a dial that was refused.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
+/// As many ports are named of those that listen.
+const MOST_PORTS: usize = 20;
+
+/// What listens behind this door: TCP before UDP, lowest ports first. Of a relay, at most about 100.
+///
+/// # Errors
+/// When the relay is not reached or is older than the request; when the namespace must not be entered.
+pub(super) async fn ports(
+    sockets: &Sockets,
+    door: &Door,
+    container: &str,
+) -> Result<Vec<Listening>, DialError> {
+    let Endpoint::Netns(namespace) = &door.endpoint else {
+        let endpoint = relay_of(door).await?;
+        return channel::ports(door.way(&endpoint), container).await.map_err(from_channel);
+    };
+    let pod = &door.pod;
+    if !container.is_empty() {
+        let cause = format!(
+            "container {container:?}: pod {pod:?} has no relay, and its containers share one network; leave the \
+             container out"
+        );
+        return Err(DialError::new(DialErrorKind::Unsupported, cause));
+    }
+    let namespace_file = sockets.foreign(namespace).map_err(|error| no_socket(namespace, pod, &error))?;
+    let internal = |text: &str| {
+        let cause = format!(
+            "read what listens in network namespace {} of pod {pod:?}: {text}; run gangplank as root or with \
+             CAP_SYS_ADMIN",
+            namespace.display()
+        );
+        DialError::new(DialErrorKind::Internal, cause)
+    };
+    let answer = tokio::task::spawn_blocking(|| relay::listening(namespace_file)).await;
+    let answer = answer.map_err(|error| internal(&error.to_string()))?;
+    if answer.text.is_empty() { Ok(Listening::all(&answer)) } else { Err(internal(&answer.text)) }
+}
+
+/// A line for the log: what listens instead of the port that refused. None if that cannot be told in time.
+pub(super) async fn instead(sockets: &Sockets, door: &Door, request: &Request) -> Option<String> {
+    let port = request.port_number()?;
+    let listening = ports(sockets, door, &request.container);
+    let listening = tokio::time::timeout(LOOK_UP, listening).await.ok()?.ok()?;
+    let mut ports: Vec<_> =
+        listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
+    ports.dedup();
+    let more = if ports.len() > MOST_PORTS { " and more" } else { "" };
+    ports.truncate(MOST_PORTS);
+    let others = match &ports[..] {
+        [] => "nothing does on any other port".to_owned(),
+        ports => {
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            format!("listening: {}{more}", ports.join(", "))
+        }
+    };
+    Some(format!("nothing listens on {port}; {others}"))
+}
