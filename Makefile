@@ -10,6 +10,9 @@ RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux git bind9-dnsutils dnsmasq-base
+NODE := $(addprefix $(CACHE)/,bin/kubelet bin/kube-apiserver bin/kubectl-1.37 bin/vhost-device-vsock etcd containerd runc cni node-image.tar)
+# Runs what the recipe has built with network, mounts and processes of its own.
+ALONE := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO) $(CURDIR)/e2e/node/alone"
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 GENERATIONS := $(addprefix $(BIN)/kubectl-1.,20 28 29 30 31 32 33 34 35 36 37)
 LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
@@ -17,7 +20,7 @@ LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
 FUZZ_TARGETS := frames header_blocks pair link opening
 FUZZ_SECONDS := 5
 
-.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations
+.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands e2e-node run-node node vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -54,6 +57,12 @@ fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
 
 e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes two minutes to build)
 	cargo test --release --locked -p gangplank-e2e --test generations -- --test-threads 2
+
+e2e-node: node ## The whole chain: kubectl, API server, kubelets, gangplank, containerd and QEMU (as root)
+	$(ALONE) cargo test --release --locked -p gangplank-e2e --test node -- --test-threads 1
+
+run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C
+	$(ALONE) cargo run --release --locked -p gangplank-e2e --bin run-node
 
 bench: daemon relay ## Figures beside the reference server and a plain relay
 	e2e/bench/run
@@ -94,6 +103,10 @@ daemon:
 static:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu --bin gangplank-relay --bin podserver
+
+# All that a cluster of two nodes needs, the tests' own runtime included.
+node: daemon static guest $(NODE)
+	cargo build --release --locked -p gangplank-e2e -p gangplank-e2e-node
 
 packages:
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
@@ -136,6 +149,21 @@ $(CACHE)/java: e2e/clients/java/pom.xml
 $(BIN)/kube-rs-forward: $(addprefix e2e/clients/kube-rs/,Cargo.toml Cargo.lock src/main.rs)
 	cargo build --release --locked --manifest-path $< --target-dir $(CACHE)/kube-rs
 	mkdir -p $(BIN) && cp $(CACHE)/kube-rs/release/$(@F) $@
+
+# kube-apiserver and kubelet of one version, which they also tell each other.
+$(addprefix $(BIN)/,kubelet kube-apiserver): e2e/go/node/go.mod
+	cd $(<D) && go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
+	  -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/$(@F)
+
+$(CACHE)/etcd $(CACHE)/containerd $(CACHE)/runc $(CACHE)/cni:
+	$(APT) update
+	e2e/unpack $(or $(DEBIAN_$(@F)),$(@F)) $@
+
+DEBIAN_etcd := etcd-server
+DEBIAN_cni := containernetworking-plugins
+
+$(CACHE)/node-image.tar: static packages e2e/node/build-image
+	e2e/node/build-image $(STATIC)/podserver $@
 
 # A virtual environment with the official Python client.
 $(CACHE)/python: e2e/python/requirements.txt

@@ -68,9 +68,7 @@ impl Client {
             self.arguments(command, daemon);
             command.args(ports.iter().map(|port| format!(":{port}")));
         });
-        let mut forward = Forward { process, ports: Vec::new() };
-        forward.ports = ports.iter().map(|&port| (port, forward.await_listener(port))).collect();
-        forward
+        Forward::by(process, ports)
     }
 
     fn arguments(self, command: &mut Command, daemon: &Daemon) {
@@ -110,6 +108,16 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// By a client that has just been started, for these ports; returns when it listens for all.
+    ///
+    /// # Panics
+    /// Where it ends before.
+    pub(crate) fn by(process: Process, ports: &[u16]) -> Self {
+        let mut forward = Self { process, ports: Vec::new() };
+        forward.ports = ports.iter().map(|&port| (port, forward.await_listener(port))).collect();
+        forward
+    }
+
     /// Waits for `Forwarding from 127.0.0.1:LOCAL -> PORT`, which all versions print.
     fn await_listener(&mut self, port: u16) -> u16 {
         let end = format!(" -> {port}");
@@ -132,6 +140,15 @@ impl Forward {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
         stream
+    }
+
+    /// Waits for the client's end, and gives all that it wrote.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    pub fn end(mut self) -> String {
+        self.process.wait();
+        self.process.output()
     }
 
     /// Fails the test if the client has ended, with all that it wrote.

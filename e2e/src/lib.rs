@@ -14,6 +14,7 @@ pub mod client;
 pub mod daemon;
 pub mod guest;
 pub mod library;
+pub mod node;
 pub mod parts;
 pub mod pattern;
 pub mod pod;

@@ -12,7 +12,7 @@ fn repository() -> &'static Path {
 /// # Panics
 /// Where it has not been built.
 pub fn cached(name: &str) -> PathBuf {
-    existing(repository().join("e2e/.cache").join(name), "make tools")
+    existing(repository().join("e2e/.cache").join(name), "make tools node")
 }
 
 /// A program that also runs in the guest: built static.
@@ -21,6 +21,14 @@ pub fn cached(name: &str) -> PathBuf {
 /// Where it has not been built.
 pub fn static_program(name: &str) -> PathBuf {
     existing(repository().join("target/x86_64-unknown-linux-gnu/release").join(name), "make relay tools")
+}
+
+/// A program of the tests' own.
+///
+/// # Panics
+/// Where it has not been built.
+pub fn program(name: &str) -> PathBuf {
+    existing(repository().join("target/release").join(name), "make e2e-node")
 }
 
 /// The daemon: `target/release/gangplank`, or what `GANGPLANK_BIN` names.

@@ -25,16 +25,30 @@ impl Process {
     /// # Panics
     /// Where it does not start.
     pub fn start(name: &str, program: &Path, dir: &Path, build: impl FnOnce(&mut Command)) -> Self {
-        let log = dir.join(format!("{name}.log"));
-        let file =
-            File::create(&log).unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
         // setpriv (of util-linux) has the kernel kill the program should the test be killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program);
         build(&mut command);
+        Self::spawn(name, command, dir)
+    }
+
+    /// The same, but it outlives the thread that started it: for what several tests share, where the namespace in
+    /// which they run ends what they leave.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn start_shared(name: &str, program: &Path, dir: &Path, build: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(program);
+        build(&mut command);
+        Self::spawn(name, command, dir)
+    }
+
+    fn spawn(name: &str, mut command: Command, dir: &Path) -> Self {
+        let log = dir.join(format!("{name}.log"));
+        let file =
+            File::create(&log).unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let child =
-            command.spawn().unwrap_or_else(|error| panic!("cannot start setpriv for {name}: {error}"));
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { name: name.to_owned(), child, log }
     }
 

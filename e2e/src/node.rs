@@ -1,0 +1,172 @@
+//! A Kubernetes cluster of two nodes in the namespaces that `e2e/node/alone` makes, with gangplank between each
+//! node's kubelet and its runtime.
+//!
+//! ```text
+//! kubectl ── kube-apiserver ─┬─ kubelet ── gangplank ── containerd      pods are containers
+//!                 │          └─ kubelet ── gangplank ── guest-runtime   pods are QEMU guests
+//!               etcd
+//! ```
+//!
+//! All of it is as it comes but for guest-runtime. There is no scheduler: pods name their node.
+
+mod control;
+mod gangplank;
+mod kubectl;
+mod kubelet;
+pub mod recorder;
+mod runtime;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+pub use self::control::ControlPlane;
+pub use self::gangplank::Gangplank;
+pub use self::kubectl::{Kubectl, Transport};
+pub use self::kubelet::{Kubelet, Source};
+pub use self::runtime::{Kind, Runtime};
+use crate::parts::Scratch;
+use crate::services::Service;
+
+/// The address of both nodes and of the API server, which `alone` gives.
+const ADDRESS: &str = "10.88.0.1";
+
+/// The one image, which `e2e/node/build-image` makes.
+const IMAGE: &str = "gangplank.test/pod:1";
+
+/// The RuntimeClass of pods that are guests, and its handler.
+const GUEST_CLASS: &str = "guest";
+
+/// The port of a service inside a pod of either kind.
+pub fn port(service: Service) -> u16 {
+    80 + service as u16
+}
+
+/// The running cluster. Dropping it ends it.
+pub struct Cluster {
+    kubectl: Kubectl,
+    nodes: [Node; 2],
+    _control: ControlPlane,
+    scratch: Scratch,
+}
+
+/// A node of the cluster.
+pub struct Node {
+    /// Asks what is to run.
+    pub kubelet: Kubelet,
+    /// Between the two.
+    pub gangplank: Gangplank,
+    /// Runs it.
+    pub runtime: Runtime,
+}
+
+impl Cluster {
+    /// Starts it, and one pod on each node, named as [`Kind::name`] has it.
+    ///
+    /// # Panics
+    /// Where it runs elsewhere than under `e2e/node/alone`, or a part is missing or does not come up.
+    pub fn start() -> Self {
+        let scratch = Scratch::new();
+        let dir = scratch.path();
+        let control = ControlPlane::start(&folder(dir, "control"));
+        let kubectl = Kubectl::new(control.config(), &folder(dir, "home"));
+        kubectl.create(&format!(
+            r#"{{"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {{"name": "{GUEST_CLASS}"}},
+                "handler": "{GUEST_CLASS}"}}"#
+        ));
+        let nodes = Kind::ALL.map(|kind| Node::start(dir, kind, control.config()));
+        let cluster = Self { kubectl, nodes, _control: control, scratch };
+        cluster.run_pods(&Kind::ALL.map(|kind| (kind, kind.name())));
+        cluster
+    }
+
+    /// A node.
+    pub fn node(&mut self, kind: Kind) -> &mut Node {
+        &mut self.nodes[kind as usize]
+    }
+
+    /// The client.
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// Has pods run, all at once, and returns when they do.
+    ///
+    /// # Panics
+    /// Where one does not.
+    pub fn run_pods(&self, pods: &[(Kind, &str)]) {
+        thread::scope(|scope| {
+            for &(kind, name) in pods {
+                scope.spawn(move || {
+                    self.kubectl.create(&manifest(kind, name));
+                    self.kubectl.run(&["wait", "--for=condition=Ready", "--timeout=60s", "pod", name]);
+                });
+            }
+        });
+    }
+
+    /// What the parts have logged, each with its name.
+    pub fn logs(&self) -> String {
+        let logs = self.nodes.iter().flat_map(|node| {
+            [
+                ("gangplank", node.gangplank.log()),
+                ("kubelet", node.kubelet.log()),
+                ("runtime", node.runtime.log()),
+            ]
+        });
+        logs.map(|(name, log)| format!("---- {name} wrote last:\n{}\n", tail(&log))).collect()
+    }
+
+    /// A folder for what belongs to the cluster.
+    pub fn dir(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+impl Node {
+    fn start(dir: &Path, kind: Kind, config: &Path) -> Self {
+        let dir = folder(dir, kind.name());
+        let runtime = Runtime::start(kind, &dir);
+        let gangplank = Gangplank::start(kind, &dir, runtime.socket());
+        let kubelet = Kubelet::start(kind, &dir, gangplank.socket(), &Source::ApiServer(config));
+        Self { kubelet, gangplank, runtime }
+    }
+}
+
+/// A pod's manifest, in JSON.
+fn manifest(kind: Kind, name: &str) -> String {
+    let node = kind.name();
+    match kind {
+        Kind::Containers => pod(name, &format!(r#""nodeName": "{node}""#)),
+        Kind::Guests => pod(name, &format!(r#""nodeName": "{node}", "runtimeClassName": "{GUEST_CLASS}""#)),
+    }
+}
+
+/// The same of a pod that a kubelet runs without an API server, which is where classes are.
+pub fn static_manifest() -> String {
+    pod("pod", r#""hostname": "pod""#)
+}
+
+fn pod(name: &str, place: &str) -> String {
+    let base = port(Service::Http);
+    format!(
+        r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{{place},
+            "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 1,
+            "containers": [{{"name": "pod", "image": "{IMAGE}", "imagePullPolicy": "Never",
+                "command": ["/podserver", "--base", "{base}"]}}]}}}}"#
+    )
+}
+
+/// A new folder in this one.
+fn folder(dir: &Path, name: &str) -> PathBuf {
+    let folder = dir.join(name);
+    std::fs::create_dir_all(&folder)
+        .unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
+    folder
+}
+
+/// The end of a log that is long.
+fn tail(log: &str) -> &str {
+    const LINES: usize = 60;
+    let start = log.rmatch_indices('\n').nth(LINES).map_or(0, |(at, _)| at + 1);
+    &log[start..]
+}
