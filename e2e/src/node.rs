@@ -18,6 +18,7 @@ mod runtime;
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Instant;
 
 pub use self::control::ControlPlane;
 pub use self::gangplank::Gangplank;
@@ -25,6 +26,7 @@ pub use self::kubectl::{Kubectl, Transport};
 pub use self::kubelet::{Kubelet, Source};
 pub use self::runtime::{Kind, Runtime};
 use crate::parts::Scratch;
+use crate::process::LIMIT;
 use crate::services::Service;
 
 /// The address of both nodes and of the API server, which `alone` gives.
@@ -102,6 +104,23 @@ impl Cluster {
                 });
             }
         });
+    }
+
+    /// Waits until a node's kubelet, which has just been started, knows the node's own pod again.
+    ///
+    /// # Panics
+    /// Where it does not within the limit.
+    pub fn await_kubelet(&self, kind: Kind) {
+        let started = Instant::now();
+        let (path, pod) =
+            (format!("/api/v1/nodes/{0}/proxy/pods", kind.name()), format!("\"name\":\"{}\"", kind.name()));
+        loop {
+            let answer = self.kubectl.try_run(&["get", "--raw", &path]);
+            if answer.as_ref().is_ok_and(|pods| pods.contains(&pod)) {
+                return;
+            }
+            assert!(started.elapsed() < LIMIT, "the kubelet does not know its pod: {answer:?}");
+        }
     }
 
     /// What the parts have logged, each with its name.

@@ -95,6 +95,7 @@ fn a_kubelets_restart_ends_its_sessions_and_new_ones_work() {
         let living = Living::of(&cluster, kind);
         cluster.node(kind).kubelet.restart();
         living.has_ended();
+        cluster.await_kubelet(kind);
         works_again(&cluster, kind);
     }
 }
@@ -223,7 +224,6 @@ impl Living {
     }
 }
 
-/// The kubelet may not yet know its pod again; kubectl says so and ends.
 fn works_again(cluster: &Cluster, kind: Kind) {
     let forward = cluster.kubectl().forward(Transport::WebSocket, kind.name(), &[port(Service::Http)]);
     serves_a_page(&forward);

@@ -85,6 +85,8 @@ fn start_apiserver(dir: &Path) -> Process {
         command.arg("--service-account-signing-key-file").arg(key);
         command.arg("--service-account-key-file").arg(public_key);
         command.args(["--service-cluster-ip-range", "10.99.0.0/24"]);
+        // Nodes' names are in no DNS.
+        command.args(["--kubelet-preferred-address-types", "InternalIP"]);
         // These want controllers, which there are none of.
         command
             .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,DefaultTolerationSeconds");
