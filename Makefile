@@ -58,7 +58,7 @@ fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
 e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes two minutes to build)
 	cargo test --release --locked -p gangplank-e2e --test generations -- --test-threads 2
 
-e2e-node: node ## The whole chain: kubectl, API server, kubelets, gangplank, containerd and QEMU (as root)
+e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, gangplank, containerd and QEMU (as root)
 	$(ALONE) cargo test --release --locked -p gangplank-e2e --test node -- --test-threads 1
 
 run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C

@@ -26,6 +26,10 @@ pub enum Library {
 const ALL_WELL: &str = "echoed\ntwo ports\nrefused\n";
 
 impl Library {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Python, Self::JavaScript, Self::KubeRs, Self::Fabric8, Self::OfficialJava];
+
     /// Runs the client's program, in the directory, to its end.
     ///
     /// # Panics

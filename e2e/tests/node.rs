@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use gangplank_e2e::client::Forward;
+use gangplank_e2e::library::Library;
 use gangplank_e2e::node::recorder::{Recorder, method};
 use gangplank_e2e::node::{self, Cluster, Gangplank, Kind, Kubelet, Runtime, Source, Transport, port};
 use gangplank_e2e::parts::Scratch;
@@ -39,6 +40,20 @@ fn each_transport_reaches_each_pod_at_once() {
             }
         }
     });
+}
+
+#[test]
+fn library_clients_reach_each_pod_through_the_api_server() {
+    let cluster = cluster();
+    let ports = [Service::Echo, Service::Http, Service::Refused].map(port);
+    for library in Library::ALL {
+        thread::scope(|scope| {
+            for kind in Kind::ALL {
+                let (home, config) = (cluster.dir().join(kind.name()), cluster.kubectl().config());
+                scope.spawn(move || library.must_forward(&home, config, kind.name(), ports));
+            }
+        });
+    }
 }
 
 fn serves_a_page(forward: &Forward) {

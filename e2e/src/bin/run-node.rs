@@ -18,7 +18,7 @@ fn main() {
     }
     println!("logs: {}", cluster.dir().display());
     // The id of this process is another one outside.
-    println!("a shell in its network: nsenter --net --mount --target $(pgrep -nx run-node)");
+    println!("a shell in its network: nsenter --net --target $(pgrep -nx run-node)");
     println!("KUBECONFIG={}", cluster.kubectl().config().display());
     loop {
         thread::park();
