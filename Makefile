@@ -10,7 +10,7 @@ RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux git bind9-dnsutils dnsmasq-base
-NODE := $(addprefix $(CACHE)/,bin/kubelet bin/kube-apiserver bin/kubectl-1.37 bin/vhost-device-vsock etcd containerd runc cni node-image.tar)
+NODE := $(addprefix $(CACHE)/,bin/kubelet bin/kube-apiserver bin/critest bin/kubectl-1.37 bin/vhost-device-vsock etcd containerd runc cni node-image.tar)
 # Runs what the recipe has built with network, mounts and processes of its own.
 ALONE := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO) $(CURDIR)/e2e/node/alone"
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
@@ -154,6 +154,10 @@ $(BIN)/kube-rs-forward: $(addprefix e2e/clients/kube-rs/,Cargo.toml Cargo.lock s
 $(addprefix $(BIN)/,kubelet kube-apiserver): e2e/go/node/go.mod
 	cd $(<D) && go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
 	  -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/$(@F)
+
+# critest is a test of its module's.
+$(BIN)/critest: e2e/go/critest/go.mod
+	cd $(<D) && go test -c -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/critest
 
 $(CACHE)/etcd $(CACHE)/containerd $(CACHE)/runc $(CACHE)/cni:
 	$(APT) update

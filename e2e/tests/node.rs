@@ -13,8 +13,9 @@ use gangplank_e2e::client::Forward;
 use gangplank_e2e::library::Library;
 use gangplank_e2e::node::recorder::{Recorder, method};
 use gangplank_e2e::node::{self, Cluster, Gangplank, Kind, Kubelet, Runtime, Source, Transport, port};
-use gangplank_e2e::parts::Scratch;
+use gangplank_e2e::parts::{self, Scratch};
 use gangplank_e2e::pattern::{Pattern, summary};
+use gangplank_e2e::process::Process;
 use gangplank_e2e::services::{LATE, PAGE, Service};
 use gangplank_e2e::talk;
 
@@ -179,10 +180,6 @@ fn passes_unchanged(kind: Kind) {
         without(&seen_behind, calls).iter().all(|call| is_gangplanks_own(call))
     });
     let methods: BTreeSet<&str> = seen_before.iter().map(|call| method(call)).collect();
-    println!(
-        "{} calls of {kind:?} were the same on both sides, of the methods {methods:?}",
-        seen_before.len()
-    );
     for needed in ["RunPodSandbox", "CreateContainer", "ContainerStatus", "ListContainers", "StopContainer"] {
         assert!(methods.contains(needed), "the kubelet did not call {needed}");
     }
@@ -211,6 +208,27 @@ fn without<'a>(calls: &'a [String], others: &[String]) -> Vec<&'a str> {
 /// It asks the runtime for its sandboxes itself; the kubelet, which is in Go, says so.
 fn is_gangplanks_own(call: &str) -> bool {
     ["ListPodSandbox", "PodSandboxStatus"].contains(&method(call)) && !call.contains("[user-agent:grpc-go")
+}
+
+/// critest's cases of port-forward, with each of its transports, and gangplank in front of containerd.
+#[test]
+fn critest_passes_with_either_transport() {
+    let scratch = Scratch::new();
+    let dir = scratch.path();
+    let runtime = Runtime::start(Kind::Containers, dir);
+    let gangplank = Gangplank::start(Kind::Containers, dir, runtime.socket());
+    for websocket in [false, true] {
+        let mut critest = Process::start("critest", &parts::cached("bin/critest"), dir, |command| {
+            let socket = gangplank.socket().display();
+            command.arg(format!("-runtime-endpoint=unix://{socket}"));
+            command.arg(format!("-image-endpoint=unix://{socket}"));
+            command.arg(format!("-websocket-portforward={websocket}"));
+            command.args(["-ginkgo.focus=portforward", "-ginkgo.no-color"]);
+        });
+        let status = critest.wait();
+        let output = critest.output();
+        assert!(status.success() && output.contains("2 Passed | 0 Failed"), "critest wrote:\n{output}");
+    }
 }
 
 /// A kubectl with an open connection.
