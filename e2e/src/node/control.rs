@@ -17,7 +17,7 @@ const ETCD: &str = "127.0.0.1:2379";
 
 /// Both, running. Dropping it ends them.
 pub struct ControlPlane {
-    _apiserver: Process,
+    apiserver: Process,
     _etcd: Process,
     config: PathBuf,
 }
@@ -29,10 +29,10 @@ impl ControlPlane {
     /// Where one does not come up.
     pub fn start(dir: &Path) -> Self {
         let etcd = start_etcd(dir);
-        let apiserver = start_apiserver(dir);
+        let apiserver = startapiserver(dir);
         let config = dir.join("kubeconfig");
         std::fs::write(&config, kubeconfig(dir)).unwrap();
-        let mut control = Self { _apiserver: apiserver, _etcd: etcd, config };
+        let mut control = Self { apiserver, _etcd: etcd, config };
         control.await_namespace(dir);
         control
     }
@@ -46,12 +46,12 @@ impl ControlPlane {
     fn await_namespace(&mut self, dir: &Path) {
         let kubectl = Kubectl::new(&self.config, dir);
         let deadline = Instant::now() + LIMIT;
-        self._apiserver.wait_until("it listens", |_| TcpStream::connect((ADDRESS, 6443)).ok());
+        self.apiserver.wait_until("it listens", |_| TcpStream::connect((ADDRESS, 6443)).ok());
         while let Err(output) = kubectl.try_run(&["get", "namespace", "default"]) {
             assert!(
                 Instant::now() < deadline,
                 "no API after {LIMIT:?}: {output}\n{}",
-                self._apiserver.output()
+                self.apiserver.output()
             );
         }
     }
@@ -69,7 +69,7 @@ fn start_etcd(dir: &Path) -> Process {
     etcd
 }
 
-fn start_apiserver(dir: &Path) -> Process {
+fn startapiserver(dir: &Path) -> Process {
     let [tokens, key, public_key] = ["tokens.csv", "key.pem", "key.pub"].map(|name| dir.join(name));
     // For the tokens of service accounts, which no pod here has; but it wants to be able to sign them.
     let pair = rcgen::KeyPair::generate().expect("a key");
