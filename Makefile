@@ -55,7 +55,7 @@ fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
 	  $(CURDIR)/$< fuzz run -s none $$target corpus/$$target seeds/$$target -- \
 	  -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 
-e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes two minutes to build)
+e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes three CPU minutes to build)
 	cargo test --release --locked -p gangplank-e2e --test generations -- --test-threads 2
 
 e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, gangplank, containerd and QEMU (as root)

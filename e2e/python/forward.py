@@ -51,12 +51,8 @@ def fetch(connection):
 
 
 def main(kubeconfig, pod, echo_port, page_port, closed_port):
-    configuration = client.Configuration()
-    config.load_kube_config(kubeconfig, client_configuration=configuration)
-    if "authorization" in configuration.api_key:
-        # The library's loader puts a token there, and version 36 of the rest of it looks for it here.
-        configuration.api_key["BearerToken"] = configuration.api_key["authorization"]
-    api = client.CoreV1Api(client.ApiClient(configuration))
+    config.load_kube_config(kubeconfig)
+    api = client.CoreV1Api()
     all_ports = forward(api, pod, echo_port, page_port, closed_port)
     connection = connect(all_ports, echo_port)
     sent = os.urandom(LENGTH)

@@ -72,7 +72,7 @@ matrix! {
         serves_a_page carries_64_mib_both_ways survives_a_refused_port answers_after_a_half_close
     ];
     crictl_websocket_tls_direct: CrictlWebSocketTls, Direct, [
-        serves_a_page carries_64_mib_both_ways survives_a_refused_port
+        serves_a_page carries_64_mib_both_ways survives_a_refused_port answers_after_a_half_close
     ];
     own_client_relay: Own, Relay, [
         serves_a_page carries_64_mib_both_ways carries_fifty_connections_at_once survives_a_refused_port
