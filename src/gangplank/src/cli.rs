@@ -105,7 +105,10 @@ Examples:
     },
     /// Show sessions and connections as they move
     #[command(after_help = "\
-In a terminal the table is drawn again every second, until q or Ctrl-C. Otherwise it is printed once.")]
+In a terminal the table is drawn again every second, until q or Ctrl-C. Otherwise it is printed once.
+
+Example:
+  gangplank top | head -1")]
     Top {
         #[command(flatten)]
         rpc: Rpc,

@@ -44,7 +44,9 @@ const REFRESH: Duration = Duration::from_millis(250);
 
 /// Options of the command.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "gangplank forward [OPTIONS] POD PORT... [POD PORT...]...",
+    after_help = "\
 Each port is one of
   8080:80            port 8080 here, on 127.0.0.1 and ::1, to port 80 of the pod
   80                 the same port on both sides
@@ -60,7 +62,8 @@ Examples:
   gangplank forward demo 8080:80 :443
   gangplank forward web 8080:80 default/db 5432
   gangplank forward dns 5353:53/udp
-  gangplank forward --json demo :80 | jq -r 'select(.event == \"listening\") | .local'")]
+  gangplank forward --json demo :80 | jq -r 'select(.event == \"listening\") | .local'"
+)]
 pub(crate) struct Options {
     /// The daemon's JSON-RPC socket [default: unix:///run/gangplank/rpc.sock if it is there, else the default of --cri]
     #[arg(long, value_name = "URL", env = "GANGPLANK_RPC", value_parser = unix_url)]

@@ -236,7 +236,7 @@ fn completions_are_such_as_the_shell_takes() {
 fn every_command_has_a_manual_page_and_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
     said(&gangplank(&["man", folder.path().to_str().unwrap()]));
-    for command in ["serve", "forward", "dial", "pods", "check", "completions", "man"] {
+    for command in ["serve", "forward", "dial", "pods", "ports", "top", "check", "completions", "man"] {
         let page = std::fs::read_to_string(folder.path().join(format!("gangplank-{command}.1"))).unwrap();
         assert!(page.contains(&format!(".TH gangplank-{command}")), "{page}");
         let help = said(&gangplank(&[command, "--help"]));

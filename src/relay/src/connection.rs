@@ -81,6 +81,8 @@ pub(crate) enum Verdict {
     More,
     /// Gone.
     Close,
+    /// Gone without its end: by the host's reset, or with the host or the device.
+    CutOff,
 }
 
 impl Connection {
@@ -162,7 +164,7 @@ impl Connection {
             Err(Some(end)) => {
                 self.end(&end, turn);
                 if matches!(end, End::HostGone) {
-                    return Verdict::Close;
+                    return Verdict::CutOff;
                 }
             }
         }

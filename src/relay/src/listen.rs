@@ -11,8 +11,6 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use crate::announce::announce;
-
 /// Connections that may wait to be accepted. A hybrid multiplexer answers a connection too many with a bare EOF,
 /// so this is what a burst may have; the kernel's own limit (net.core.somaxconn) does not bind vsock.
 const BACKLOG: i32 = 4096;
@@ -103,10 +101,11 @@ impl Listener {
         &self.listen
     }
 
-    /// Says to the host that somebody listens here now, where it might wait for that.
-    pub(crate) fn announce(&self) {
-        if let Listen::Vsock { port } = self.listen {
-            announce(port);
+    /// Its vsock port, if it has one.
+    pub(crate) fn vsock_port(&self) -> Option<u32> {
+        match self.listen {
+            Listen::Vsock { port } => Some(port),
+            Listen::Unix { .. } => None,
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
 
+use crate::announce::announce;
 use crate::connection::{Connection, Turn, Verdict};
 use crate::connections::Connections;
 use crate::listen::{Accepted, Listen, Listener};
@@ -232,7 +233,7 @@ impl Relay {
     /// # Errors
     /// epoll itself fails.
     pub fn run(mut self) -> Result<(), RelayError> {
-        self.listeners.iter().for_each(Listener::announce);
+        self.announce();
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();
@@ -284,11 +285,19 @@ impl Relay {
             self.queue.push(index);
         }
         let deadline = connection.deadline();
-        if verdict == Verdict::Close {
+        if matches!(verdict, Verdict::Close | Verdict::CutOff) {
             self.connections.remove(index);
+            if verdict == Verdict::CutOff && self.connections.len() == 0 {
+                self.announce();
+            }
         } else if let Some(deadline) = deadline {
             self.expect_deadline(deadline);
         }
+    }
+
+    /// Says to the host that somebody listens here, where it might wait for that.
+    fn announce(&self) {
+        announce(self.listeners.iter().filter_map(Listener::vsock_port).collect());
     }
 
     fn expect_deadline(&mut self, deadline: Instant) {

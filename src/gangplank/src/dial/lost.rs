@@ -7,10 +7,12 @@
 //!
 //! A hybrid device is not touched meanwhile: vhost-device-vsock stops for good when its guest boots just then.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,25 +41,31 @@ const PROBE: Duration = Duration::from_secs(2);
 /// The pods that are lost.
 #[derive(Debug)]
 pub(crate) struct Lost {
-    pods: Mutex<BTreeSet<Arc<str>>>,
-    new: UnboundedSender<Arc<Pod>>,
+    /// Each with the number of its search.
+    pods: Mutex<BTreeMap<Arc<str>, u64>>,
+    searches: AtomicU64,
+    new: UnboundedSender<Search>,
     /// Until somebody looks for them.
-    taken: Mutex<Option<UnboundedReceiver<Arc<Pod>>>>,
+    taken: Mutex<Option<UnboundedReceiver<Search>>>,
 }
+
+/// One search, which is over when its pod has been reached, even if that is lost again by then.
+type Search = (Arc<Pod>, u64);
 
 impl Default for Lost {
     fn default() -> Self {
         let (new, taken) = mpsc::unbounded_channel();
-        Self { pods: Mutex::default(), new, taken: Mutex::new(Some(taken)) }
+        Self { pods: Mutex::default(), searches: AtomicU64::new(0), new, taken: Mutex::new(Some(taken)) }
     }
 }
 
 impl Lost {
     /// The pod's guest seems to be gone.
     pub(crate) fn add(&self, pod: &Arc<Pod>) {
-        if self.lock().insert(Arc::clone(&pod.id)) {
+        if let Entry::Vacant(place) = self.lock().entry(Arc::clone(&pod.id)) {
+            let search = *place.insert(self.searches.fetch_add(1, Relaxed));
             // Nobody looks for it in a program that only checks.
-            let _ = self.new.send(Arc::clone(pod));
+            let _ = self.new.send((Arc::clone(pod), search));
         }
     }
 
@@ -68,10 +76,14 @@ impl Lost {
 
     /// Whether it seems to be gone still.
     pub(crate) fn has(&self, pod: &str) -> bool {
-        self.lock().contains(pod)
+        self.lock().contains_key(pod)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+    fn goes_on(&self, pod: &str, search: u64) -> bool {
+        self.lock().get(pod) == Some(&search)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,9 +96,9 @@ impl Dialer {
         let mut searches = JoinSet::new();
         loop {
             tokio::select! {
-                Some(pod) = new.recv() => {
+                Some((pod, search)) = new.recv() => {
                     let dialer = self.clone();
-                    searches.spawn(async move { dialer.find(&pod).await });
+                    searches.spawn(async move { dialer.find(&pod, search).await });
                 }
                 Some(_) = searches.join_next() => {}
                 () = stop.cancelled() => return,
@@ -95,16 +107,27 @@ impl Dialer {
     }
 
     /// Until the pod is reached, by this or by a dial, or is not known any more.
-    async fn find(&self, pod: &Pod) {
+    async fn find(&self, pod: &Pod, search: u64) {
         let lost = self.connections.lost();
-        tracing::info!(sandbox = &*pod.id, "the guest of a pod seems to be gone");
-        while lost.has(&pod.id) && self.pods.get(&pod.id).is_some() {
-            if self.may_be_asked(pod).await && self.probe(pod, PROBE).await.is_ok() {
-                tracing::info!(sandbox = &*pod.id, "the guest of a pod is back");
-                break;
+        let goes_on = || lost.goes_on(&pod.id, search) && self.pods.get(&pod.id).is_some();
+        let is_over = async {
+            while goes_on() {
+                tokio::time::sleep(PAUSE).await;
             }
+        };
+        tracing::info!(sandbox = &*pod.id, "the guest of a pod seems to be gone");
+        let is_back = async {
+            // Between the two it may have been reached, and lost again: then it is another's to ask.
+            while !(self.may_be_asked(pod).await && goes_on() && self.probe(pod, PROBE).await.is_ok()) {}
+        };
+        tokio::select! {
+            () = is_over => {}
+            () = is_back => {}
         }
-        lost.remove(&pod.id);
+        if lost.goes_on(&pod.id, search) {
+            lost.remove(&pod.id);
+        }
+        tracing::info!(sandbox = &*pod.id, "the guest of a pod is back, or the pod is gone");
     }
 
     /// Waits until it makes sense to ask the pod's relay, or to look again. A device's own socket need not be there yet:
@@ -194,11 +217,12 @@ mod tests {
         lost.add(&pod);
         let mut new = lost.taken.lock().unwrap().take().unwrap();
         assert!(new.try_recv().is_ok() && new.try_recv().is_err());
-        assert!(lost.has("abc"));
+        assert!(lost.has("abc") && lost.goes_on("abc", 0));
         lost.remove("abc");
         assert!(!lost.has("abc"));
         lost.add(&pod);
-        assert!(new.try_recv().is_ok());
+        assert_eq!(new.try_recv().unwrap().1, 1);
+        assert!(lost.has("abc") && !lost.goes_on("abc", 0), "the first search is over");
     }
 
     #[tokio::test]

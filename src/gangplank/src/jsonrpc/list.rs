@@ -18,6 +18,9 @@ use crate::pods::{Pod, Source};
 /// How long a relay may take to show that it is there.
 const PROBE: Duration = Duration::from_secs(2);
 
+/// Of a pod that is lost: it is looked for already, and some devices must not be touched while their guest boots.
+const LOST: &str = "the guest or its relay has gone away; it is looked for, and need not be asked";
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListPods {
@@ -86,7 +89,11 @@ impl Front {
         let mut probes = JoinSet::new();
         for (at, pod) in pods.iter().enumerate() {
             let (dialer, pod) = (self.dialer.clone(), Arc::clone(pod));
+            let is_lost = self.connections.lost().has(&pod.id);
             probes.spawn(async move {
+                if is_lost {
+                    return (at, json!({ "answers": false, "kind": "relay", "cause": LOST }));
+                }
                 let answer = match (dialer.probe(&pod, PROBE).await, pod.route.kind()) {
                     (Err(error), _) => {
                         json!({ "answers": false, "kind": error.kind.name(), "cause": error.cause })
