@@ -12,7 +12,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 
-.PHONY: help demo demo-vm test lint unit e2e e2e-commands vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
+.PHONY: help demo demo-vm test lint unit e2e e2e-commands e2e-guest vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -42,7 +42,10 @@ e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
 e2e-commands: daemon static tools ## The commands in a real terminal, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
-bench: daemon relay ## Figures beside the reference server and a plain relay
+e2e-guest: daemon static tools ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
+	cargo test --release --locked -p gangplank-e2e --test guest -- --test-threads 2
+
+bench: daemon relay guest $(BIN)/vhost-device-vsock ## Figures beside the reference server and a plain relay
 	e2e/bench/run
 
 relay: ## The guest's relay, one static file

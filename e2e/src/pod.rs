@@ -70,8 +70,16 @@ impl Pod {
     /// # Panics
     /// Where the pod runs in none.
     pub fn kill_guest(&mut self) {
+        self.guest().kill();
+    }
+
+    /// The guest.
+    ///
+    /// # Panics
+    /// Where the pod runs in none.
+    pub fn guest(&mut self) -> &mut Guest {
         match &mut self.parts {
-            Parts::Guest(guest) => guest.kill(),
+            Parts::Guest(guest) => guest,
             Parts::Host { .. } => panic!("this pod runs in no guest"),
         }
     }
