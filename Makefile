@@ -6,13 +6,14 @@ BIN := $(CACHE)/bin
 GUEST := $(CACHE)/guest
 STATIC := target/x86_64-unknown-linux-gnu/release
 RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
+RELAY_MUSL := target/musl/x86_64-unknown-linux-musl/relay/gangplank-relay
 RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils tmux
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 
-.PHONY: help demo demo-vm test lint unit e2e e2e-commands e2e-guest vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean
+.PHONY: help demo demo-vm test lint unit e2e e2e-commands e2e-guest vsock bench relay relay-arm64 relay-musl relay-size tools packages guest daemon static clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -61,6 +62,16 @@ relay-arm64: ## The same for arm64 (Debian's cross compiler links it, QEMU runs 
 	  cargo build --profile relay --locked --target aarch64-unknown-linux-gnu -p gangplank-relay
 	qemu-aarch64-static $(RELAY_ARM64) --version
 	@ls -l $(RELAY_ARM64)
+
+# The standard library is built along, without what unwinds and explains a panic, which is half of the program: that
+# takes options that are not stable yet, so this is for rustc 1.95. A panic ends the program without a word.
+relay-musl: ## The smallest relay, linked with musl (x86-64; builds Rust's standard library)
+	rustup target add x86_64-unknown-linux-musl
+	rustup component add rust-src
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zunstable-options -Cpanic=immediate-abort" cargo build --profile relay --locked \
+	  -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size \
+	  --target-dir target/musl --target x86_64-unknown-linux-musl -p gangplank-relay
+	src/relay/tests/check-size $(RELAY_MUSL) musl
 
 relay-size: relay ## What the relay takes of a guest is what is promised
 	src/relay/tests/check-size $(RELAY)
