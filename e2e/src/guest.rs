@@ -4,13 +4,15 @@
 //! Two of its faults shape this file: a connection to that socket while the guest boots stops the device for
 //! good, so nothing ever probes it and the guest announces itself; and the guest ends with a bare EOF.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
 use crate::parts;
-use crate::process::Process;
-use crate::services::{READY_PORT, RELAY_PORT};
+use crate::process::{LIMIT, Process};
+use crate::services::{KILL_PORT, READY_PORT, RELAY_PORT};
 
 /// Every guest has a device of its own, so all may have the same address.
 const CID: u32 = 4;
@@ -19,8 +21,9 @@ const CID: u32 = 4;
 pub struct Guest {
     qemu: Process,
     device: Process,
-    socket: PathBuf,
+    dir: PathBuf,
     initrd: PathBuf,
+    ready: UnixListener,
 }
 
 impl Guest {
@@ -35,35 +38,78 @@ impl Guest {
     /// The same with another initramfs.
     ///
     /// # Panics
-    /// Where a part is missing or the guest does not come up.
+    /// As [`boot`](Self::boot).
     pub fn boot_with(dir: &Path, initrd: &Path) -> Self {
-        let socket = dir.join("v.sock");
-        let (device, qemu) = start(dir, &socket, initrd);
-        Self { qemu, device, socket, initrd: initrd.into() }
-    }
-
-    /// Boots another one in its place, with a new device at the same path, as its VMM would.
-    ///
-    /// # Panics
-    /// Where it does not come up.
-    pub fn reboot(&mut self) {
-        self.qemu.kill();
-        self.device.kill();
-        let dir = self.socket.parent().expect("a socket lies in a directory").to_owned();
-        for left in ["v.sock".into(), "vhost.sock".into(), ready_socket()] {
-            let _ = std::fs::remove_file(dir.join(left)); // the device may have removed it
-        }
-        (self.device, self.qemu) = start(&dir, &self.socket, &self.initrd);
+        let ready = UnixListener::bind(dir.join(format!("v.sock_{READY_PORT}"))).expect("a free socket path");
+        let device = start_device(dir);
+        let mut qemu = start_qemu(dir, initrd);
+        await_ready(&mut qemu, &ready);
+        Self { qemu, device, dir: dir.to_owned(), initrd: initrd.to_owned(), ready }
     }
 
     /// The relay's endpoint, as the daemon's configuration has it.
     pub fn endpoint(&self) -> String {
-        format!("hvsock://{}:{RELAY_PORT}", self.socket.display())
+        format!("hvsock://{}:{RELAY_PORT}", self.socket().display())
+    }
+
+    /// The device's Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("v.sock")
     }
 
     /// Ends the guest as a power cut does.
     pub fn kill(&mut self) {
         self.qemu.kill();
+    }
+
+    /// Ends the device, which its guest does not survive as far as vsock goes.
+    pub fn kill_device(&mut self) {
+        self.device.kill();
+    }
+
+    /// Boots it again, with a device of its own at the same path, and waits until it is up.
+    ///
+    /// # Panics
+    /// As [`boot`](Self::boot).
+    pub fn restart(&mut self) {
+        self.qemu.kill();
+        self.device.kill();
+        self.device = start_device(&self.dir);
+        self.qemu = start_qemu(&self.dir, &self.initrd);
+        await_ready(&mut self.qemu, &self.ready);
+    }
+
+    /// Kills the relay in the guest; the guest's init starts it again.
+    ///
+    /// # Panics
+    /// Where the guest does not answer.
+    pub fn kill_relay(&self) {
+        let mut asking = UnixStream::connect(self.socket()).expect("the device answers");
+        writeln!(asking, "CONNECT {KILL_PORT}").unwrap();
+        // Until the guest closes: leaving before OK would kill the device.
+        io::copy(&mut asking, &mut io::sink()).unwrap();
+    }
+
+    /// Stops its processor; nothing else tells that it is paused.
+    pub fn pause(&self) {
+        self.qemu.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.qemu.signal(Signal::CONT);
+    }
+
+    /// Has QEMU's monitor do this, and gives what it says.
+    ///
+    /// # Panics
+    /// Where QEMU does not answer.
+    pub fn order(&self, command: &str) -> String {
+        let mut monitor = UnixStream::connect(self.dir.join("monitor.sock")).expect("QEMU's monitor answers");
+        monitor.set_read_timeout(Some(LIMIT)).unwrap();
+        read_to_prompt(&mut monitor);
+        writeln!(monitor, "{command}").unwrap();
+        read_to_prompt(&mut monitor)
     }
 
     /// Returns when the guest has ended.
@@ -72,41 +118,47 @@ impl Guest {
     }
 }
 
-fn ready_socket() -> String {
-    format!("v.sock_{READY_PORT}")
+fn read_to_prompt(monitor: &mut UnixStream) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while !said.ends_with(b"(qemu) ") {
+        monitor.read_exact(&mut byte).expect("QEMU's monitor shows its prompt");
+        said.push(byte[0]);
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
-/// The device and QEMU, when the guest is ready.
-fn start(dir: &Path, socket: &Path, initrd: &Path) -> (Process, Process) {
-    let device_socket = dir.join("vhost.sock");
-    let ready = UnixListener::bind(dir.join(ready_socket())).expect("a free socket path");
-
+fn start_device(dir: &Path) -> Process {
+    let [uds, vhost] = ["v.sock", "vhost.sock"].map(|name| dir.join(name));
+    for stale in [&uds, &vhost] {
+        // Left by a device that was killed.
+        let _ = std::fs::remove_file(stale);
+    }
     let program = parts::cached("bin/vhost-device-vsock");
     let mut device = Process::start("vhost-device-vsock", &program, dir, |command| {
-        let [uds, vhost] = [socket, &device_socket].map(|path| path.display());
+        let [uds, vhost] = [&uds, &vhost].map(|path| path.display());
         command.arg("--vm").arg(format!("guest-cid={CID},uds-path={uds},socket={vhost}"));
     });
-    device.wait_until("its socket exists", |_| device_socket.exists().then_some(()));
-
-    let mut qemu = start_qemu(dir, &device_socket, initrd);
-    await_ready(&mut qemu, &ready);
-    (device, qemu)
+    device.wait_until("its socket exists", |_| vhost.exists().then_some(()));
+    device
 }
 
-fn start_qemu(dir: &Path, device_socket: &Path, initrd: &Path) -> Process {
+fn start_qemu(dir: &Path, initrd: &Path) -> Process {
     let kernel = parts::cached("guest/vmlinuz");
     // From /usr/bin: the one package whose program is used where it is installed.
     Process::start("qemu", Path::new("qemu-system-x86_64"), dir, |command| {
-        // q35, as microvm hangs in TSC calibration without KVM; memory shared, as vhost-user needs.
+        // q35, as microvm hangs in TSC calibration without KVM; memory shared, as vhost-user needs; no ERMS, as the
+        // kernel then copies by `rep movsb`, which TCG executes byte by byte, some ten times slower.
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "256"])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max,erms=off", "-smp", "1", "-m", "256"])
             .args(["-M", "q35,smbus=off,sata=off,usb=off,vmport=off,memory-backend=mem0"])
             .args(["-object", "memory-backend-memfd,id=mem0,size=256M,share=on"])
-            .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot", "-monitor", "none"])
+            .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", dir.join("monitor.sock").display()))
             // Its console is what QEMU writes: so it is in the log.
             .args(["-serial", "stdio"])
             .arg("-chardev")
-            .arg(format!("socket,id=c0,path={}", device_socket.display()))
+            .arg(format!("socket,id=c0,path={}", dir.join("vhost.sock").display()))
             .args(["-device", "vhost-user-vsock-pci,chardev=c0"])
             .arg("-kernel")
             .arg(kernel)

@@ -10,6 +10,7 @@
     reason = "a failing harness is a failing test"
 )]
 
+pub mod bulk;
 pub mod client;
 pub mod daemon;
 pub mod guest;

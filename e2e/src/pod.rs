@@ -100,6 +100,11 @@ impl Pod {
         self.token_file = Some(file.to_owned());
     }
 
+    /// Its endpoint.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Its lines in the daemon's configuration.
     pub fn configuration(&self) -> String {
         let token = self.token_file.as_ref().map(|file| format!("token_file = \"{file}\"\n"));
@@ -124,10 +129,14 @@ impl Pod {
     /// # Panics
     /// Where the pod runs in none.
     pub fn reboot_guest(&mut self) {
-        self.guest().reboot();
+        self.guest().restart();
     }
 
-    fn guest(&mut self) -> &mut Guest {
+    /// The guest.
+    ///
+    /// # Panics
+    /// Where the pod runs in none.
+    pub fn guest(&mut self) -> &mut Guest {
         match &mut self.parts {
             Parts::Guest(guest) => guest,
             Parts::Host { .. } => panic!("this pod runs in no guest"),

@@ -6,8 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 /// How long anything may take before the test fails: only to end a test that hangs, so generous.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -91,9 +93,17 @@ impl Process {
     /// # Panics
     /// Where it has ended already.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends this signal.
+    ///
+    /// # Panics
+    /// Where it has ended already.
+    pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-            .unwrap_or_else(|error| panic!("cannot send SIGTERM to {}: {error}", self.name));
+        rustix::process::kill_process(pid, signal)
+            .unwrap_or_else(|error| panic!("cannot send {signal:?} to {}: {error}", self.name));
     }
 
     /// Its process id.

@@ -3,7 +3,7 @@
 /// A program of the test pod. With a base port, each listens at base + its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// HTTP: `/` is [`PAGE`], `/bytes/N` is N bytes of the pattern.
+    /// HTTP: `/` is [`PAGE`], `/name` the host's name, `/bytes/N` is N bytes of the pattern.
     Http = 0,
     /// Sends back what it reads, then ends.
     Echo = 1,
@@ -42,3 +42,27 @@ pub const RELAY_PORT: u32 = 1024;
 
 /// The vsock port of the host to which a guest announces that it is ready.
 pub const READY_PORT: u32 = 9000;
+
+/// In a guest, [`bulk`](crate::bulk)'s ports are at this TCP port of its loopback and those after it.
+pub const BULK_PORT: u16 = 200;
+
+/// The same without a relay: the vsock ports from this one on.
+pub const RAW_PORT: u32 = 2000;
+
+/// The same through a plain relay in the guest: two threads for a connection, with a buffer of 64 KiB each.
+pub const PLAIN_PORT: u32 = 2050;
+
+/// In a guest, a connection to this vsock port kills the relay, which is then started again.
+pub const KILL_PORT: u32 = 2100;
+
+/// In a guest, datagrams to this port of its loopback come back.
+pub const UDP_PORT: u16 = 53;
+
+/// In a guest, an echo; its relay's rules allow that path.
+pub const UNIX_SOCKET: &str = "/run/echo.sock";
+
+/// Containers of a guest, each with a network of its own in which [`CONTAINER_PORT`] is [`Service::Http`].
+pub const CONTAINERS: [&str; 2] = ["one", "two"];
+
+/// The port that all containers have.
+pub const CONTAINER_PORT: u16 = 8080;

@@ -8,8 +8,8 @@ mod cri;
 mod error;
 mod figures;
 mod floor;
+mod guest;
 mod pass;
-mod pod;
 mod process;
 mod report;
 mod run;
@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use gangplank_e2e::bulk as pod;
 
 use crate::error::{Doing, Error, Result};
 use crate::run::{Plan, Sizes};
@@ -46,6 +47,12 @@ enum Command {
         /// The daemon [default: beside this program]
         #[arg(long)]
         daemon: Option<PathBuf>,
+    },
+    /// Measure only the ways into a QEMU guest
+    Guest {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
     },
     /// The floor: a plain TCP relay (the benchmark starts it itself)
     Floor(floor::Args),
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Pass { daemon } => pass(daemon.as_ref()),
+        Command::Guest { rounds } => guest(rounds),
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| {
@@ -100,7 +108,7 @@ fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let programs = programs(args)?;
-    let pod = pod::start()?;
+    let pod = pod::start().doing("listening on free loopback ports")?;
     let dir = tempfile::Builder::new().prefix("gangplank-bench-").tempdir();
     let mut dir = dir.doing("creating a temporary directory")?;
     // Logs of a failed run are worth keeping.
@@ -131,6 +139,10 @@ fn measure(args: &RunArgs, place: (&Programs, pod::Ports, &Path)) -> Result<Exit
         let added = pass::measure(plan.rounds * PASS_TURNS, &programs.daemon, dir)?;
         write!(std::io::stdout(), "{added}").doing("printing the table")?;
         met &= added.is_met();
+        let sizes = guest::Sizes { rounds: plan.rounds, ..guest::FULL };
+        let guest = guest::measure(sizes, dir)?;
+        write!(std::io::stdout(), "{guest}").doing("printing the table")?;
+        met &= guest.is_met();
     }
     let failed = args.check && !met;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -169,6 +181,13 @@ fn pass(daemon: Option<&PathBuf>) -> Result<ExitCode> {
     let dir = tempfile::tempdir().doing("creating a temporary directory")?;
     let added = pass::measure(5 * PASS_TURNS, &beside(daemon, "gangplank")?, dir.path())?;
     write!(std::io::stdout(), "{added}").doing("printing the figures")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn guest(rounds: usize) -> Result<ExitCode> {
+    let dir = tempfile::tempdir().doing("creating a temporary directory")?;
+    let figures = guest::measure(guest::Sizes { rounds, ..guest::FULL }, dir.path())?;
+    write!(std::io::stdout(), "{figures}").doing("printing the figures")?;
     Ok(ExitCode::SUCCESS)
 }
 

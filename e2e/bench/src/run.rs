@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, Result};
 use crate::figures::{Figures, Metric};
-use crate::pod::{CHECKED, Ports};
 use crate::server::{Contender, Programs, Server};
 use crate::work::{self, Work};
+use gangplank_e2e::bulk::{CHECKED, Ports};
 
 /// How much of everything.
 #[derive(Debug, Clone)]

@@ -10,10 +10,10 @@ use clap::ValueEnum;
 
 use crate::cri;
 use crate::error::{Doing, Error, Result};
-use crate::pod::Ports;
 use crate::process::Process;
 use crate::session::{Session, TcpSession};
 use crate::spdy_session::SpdySession;
+use gangplank_e2e::bulk::Ports;
 
 /// How long a program may take until it listens.
 const START: Duration = Duration::from_secs(10);

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
-use crate::pod::{Port, Ports};
 use crate::process::Process;
+use gangplank_e2e::bulk::{Port, Ports};
 
 /// What one read takes at most, here and in the SPDY client.
 pub(crate) const READ: usize = 256 << 10;

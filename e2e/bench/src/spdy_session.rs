@@ -10,8 +10,8 @@ use std::ops::Range;
 use spdy::{Config, Connection, Event, Role};
 
 use crate::error::{Doing, Error, Result};
-use crate::pod::{Port, Ports};
 use crate::session::{READ, Session, connect};
+use gangplank_e2e::bulk::{Port, Ports};
 
 /// A port-forward session.
 ///

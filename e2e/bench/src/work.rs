@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::error::{Error, Result};
-use crate::pod::{self, Port, RIGHT};
 use crate::session::{Session, WRITE};
+use gangplank_e2e::bulk::{self as pod, Port, RIGHT};
 
 /// A kind of work that is measured in rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]

@@ -108,6 +108,69 @@ async fn an_ok_in_pieces_is_an_ok() {
     device.is_unharmed();
 }
 
+/// Firecracker reads the line at once and parses what it has.
+#[tokio::test]
+async fn connect_comes_as_one_whole() {
+    let guest = greeter();
+    let device = guest.behind(Vices::default());
+    for _ in 0..100 {
+        is_greeted(&device.endpoint()).await;
+    }
+    assert_eq!(device.seen.cut.load(SeqCst), 0);
+}
+
+/// What follows CONNECT is dropped by some devices, with the request that would be in it.
+#[tokio::test]
+async fn nothing_follows_connect_before_ok() {
+    let guest = greeter();
+    let device = guest.behind(Vices { ok_after: Duration::from_millis(300), ..Vices::default() });
+    is_greeted(&device.endpoint()).await;
+    assert_eq!(device.seen.early.load(SeqCst), 0);
+}
+
+/// The end is a frame, so that nobody waits for the transport's.
+#[tokio::test]
+async fn an_eof_that_comes_eight_seconds_late_is_not_waited_for() {
+    let guest = Guest::start(|mut host| async move {
+        hear_request(&mut host).await;
+        let words = connected_then(&[frame(Kind::Data, b"hello"), frame(Kind::Fin, b"")].concat());
+        host.write_all(&words).await.unwrap();
+    });
+    let device = guest.behind(Vices { eof_after: Duration::from_secs(8), ..Vices::default() });
+    let asked = Instant::now();
+    is_greeted(&device.endpoint()).await;
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    device.is_unharmed();
+}
+
+/// A guest that dies is told of as late as the device does, and no later.
+#[tokio::test]
+async fn a_death_that_is_told_eight_seconds_late_is_an_error_then() {
+    let guest = Guest::start(|mut host| async move {
+        hear_request(&mut host).await;
+        host.write_all(&connected_then(&frame(Kind::Data, b"half"))).await.unwrap();
+    });
+    let device = guest.behind(Vices { eof_after: Duration::from_secs(8), ..Vices::default() });
+    let mut got = Vec::new();
+    let mut channel = reach(&device.endpoint()).await.unwrap();
+    let error = timeout(Duration::from_secs(60), channel.read_to_end(&mut got)).await.expect("this hangs");
+    assert_eq!((&got[..], error.unwrap_err().kind()), (&b"half"[..], ErrorKind::UnexpectedEof));
+}
+
+#[tokio::test]
+async fn a_backlog_that_overflows_is_told_at_once_and_the_next_dial_works() {
+    let guest = greeter();
+    let device = guest.behind(Vices { overflows: 3, ..Vices::default() });
+    let endpoint = device.endpoint();
+    let asked = Instant::now();
+    for _ in 0..3 {
+        fails(&endpoint, DialErrorKind::RelayNotReady, "nothing listens on vsock port 1024").await;
+    }
+    is_greeted(&endpoint).await;
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    device.is_unharmed();
+}
+
 #[tokio::test]
 async fn bytes_in_one_segment_with_ok_are_not_lost() {
     let guest = Guest::start(|mut host| async move {

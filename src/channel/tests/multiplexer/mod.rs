@@ -34,6 +34,10 @@ pub struct Vices {
     pub silent: bool,
     /// A guest that closes first loses what the host has not yet read, with a clean EOF.
     pub loses_tail: bool,
+    /// The host hears of a guest's close this late.
+    pub eof_after: Duration,
+    /// The guest's backlog is full for the first so many requests: a bare EOF comes instead of OK.
+    pub overflows: usize,
 }
 
 /// What a device has seen of its clients.
@@ -120,7 +124,10 @@ async fn serve(mut host: UnixStream, guest: PathBuf, vices: Vices, seen: Arc<See
     if &line[..len] != b"CONNECT 1024\n" {
         seen.cut.fetch_add(1, SeqCst);
     }
-    seen.connects.fetch_add(1, SeqCst);
+    let before = seen.connects.fetch_add(1, SeqCst);
+    if before < vices.overflows {
+        return;
+    }
     if vices.silent || seen.killed.load(SeqCst) {
         watch(&mut host, &seen).await;
         return;
@@ -134,7 +141,7 @@ async fn serve(mut host: UnixStream, guest: PathBuf, vices: Vices, seen: Arc<See
     }
     let Ok(mut guest) = UnixStream::connect(guest).await else { return };
     if say_ok(&mut host, &mut guest, &vices).await.is_ok() {
-        carry_both(host, guest, vices.loses_tail, seen).await;
+        carry_both(host, guest, &vices, seen).await;
     }
 }
 
@@ -164,23 +171,27 @@ async fn say_ok(host: &mut UnixStream, guest: &mut UnixStream, vices: &Vices) ->
     host.write_all(&ok).await
 }
 
-async fn carry_both(host: UnixStream, guest: UnixStream, loses_tail: bool, seen: Arc<Seen>) {
+async fn carry_both(host: UnixStream, guest: UnixStream, vices: &Vices, seen: Arc<Seen>) {
     for socket in [&host, &guest] {
         // Hardly anything waits in the kernel, so that nearly all that is outstanding is seen here.
         socket2::SockRef::from(socket).set_send_buffer_size(1).unwrap();
     }
-    let ((from_host, to_host), (from_guest, to_guest)) = (host.into_split(), guest.into_split());
+    let ((mut from_host, mut to_host), (mut from_guest, mut to_guest)) =
+        (host.into_split(), guest.into_split());
     let stopped = AtomicBool::new(false);
     // Whichever ends first ends both: dropping closes.
     tokio::select! {
-        () = carry(from_host, to_guest, false, &stopped, &seen) => {}
-        () = carry(from_guest, to_host, loses_tail, &stopped, &seen) => {}
+        () = carry(&mut from_host, &mut to_guest, false, &stopped, &seen) => {}
+        () = async {
+            carry(&mut from_guest, &mut to_host, vices.loses_tail, &stopped, &seen).await;
+            sleep(vices.eof_after).await;
+        } => {}
     }
 }
 
 async fn carry(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     loses_tail: bool,
     stopped: &AtomicBool,
     seen: &Seen,

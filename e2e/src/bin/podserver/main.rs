@@ -1,21 +1,20 @@
 //! The programs of a test pod: `podserver --base PORT [--announce]`.
 //!
 //! Serves [`SERVICES`] on 127.0.0.1 at base + number, or on free ports with `--base 0`; prints one line
-//! `NAME PORT` each, then `ready`. `--announce`, in a guest: also waits for the relay and then tells the host.
+//! `NAME PORT` each, then `ready`. `--announce`, in a guest: also serves what is the guest's alone, waits for the
+//! relay, and then tells the host. `--plain`, in a guest: is a plain relay and nothing else.
 #![allow(clippy::print_stdout, reason = "its ports are its output")]
+
+mod guest;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangplank_e2e::pattern::{Pattern, summary};
-use gangplank_e2e::services::{LATE, PAGE, READY_PORT, RELAY_PORT, SERVICES, Service};
-use socket2::{Domain, SockAddr, Socket, Type};
-
-/// vsock's addresses of the guest itself and of its host (vsock(7)).
-const LOCAL_CID: u32 = 1;
-const HOST_CID: u32 = 2;
+use gangplank_e2e::services::{LATE, PAGE, SERVICES, Service};
+use socket2::{Domain, Socket, Type};
 
 /// More than the 200 connections at once that tests open.
 const BACKLOG: i32 = 1024;
@@ -24,9 +23,15 @@ fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (base, announce) = match args[..] {
+        ["--plain"] => {
+            guest::serve_plainly()?;
+            loop {
+                thread::park();
+            }
+        }
         ["--base", base] => (base, false),
         ["--base", base, "--announce"] => (base, true),
-        _ => return Err(io::Error::other("use: podserver --base PORT [--announce]")),
+        _ => return Err(io::Error::other("use: podserver --base PORT [--announce], or podserver --plain")),
     };
     let base = base.parse().map_err(|_| io::Error::other(format!("podserver: {base} is not a port")))?;
 
@@ -35,7 +40,8 @@ fn main() -> io::Result<()> {
         SERVICES.map(|service| start(service, base)).into_iter().collect::<io::Result<Vec<_>>>()?;
     println!("ready");
     if announce {
-        announce_to_host()?;
+        guest::serve()?;
+        guest::announce()?;
     }
     loop {
         thread::park();
@@ -102,6 +108,10 @@ fn serve_http(mut stream: TcpStream) -> io::Result<()> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let size = path.strip_prefix("/bytes/").and_then(|size| size.parse().ok());
     match size {
+        None if path == "/name" => {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+            write!(stream, "{}{name}", ok_head("text/plain", name.len() as u64))?;
+        }
         Some(size) => {
             write!(stream, "{}", ok_head("application/octet-stream", size))?;
             io::copy(&mut Pattern::new(size), &mut stream)?;
@@ -114,22 +124,4 @@ fn serve_http(mut stream: TcpStream) -> io::Result<()> {
 
 fn ok_head(kind: &str, size: u64) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n")
-}
-
-/// Waits until the guest's own relay takes connections, then connects to the host.
-fn announce_to_host() -> io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while let Err(error) = connect_vsock(LOCAL_CID, RELAY_PORT) {
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!("no relay on vsock port {RELAY_PORT} after 20 s: {error}")));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    connect_vsock(HOST_CID, READY_PORT)?.write_all(b"READY")
-}
-
-fn connect_vsock(cid: u32, port: u32) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
-    socket.connect(&SockAddr::vsock(cid, port))?;
-    Ok(socket)
 }

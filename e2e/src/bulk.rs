@@ -1,15 +1,15 @@
-//! What listens in the pod: three TCP ports on loopback, served by blocking threads of the harness, so that
-//! their CPU time is in no contender's account.
+//! What a benchmark's pod serves: a source, a sink and an echo, by blocking threads. On the host they are the
+//! harness', so that their CPU time is in no contender's account; in a guest they are podserver's.
 //!
 //! Source and sink begin with a request of 8 bytes, a big-endian count N. The source then sends N bytes and
 //! ends its direction; the sink takes N bytes, answers one byte and ends its direction. Both wait for the
 //! other side's end before they close, as a careful server does. Echo sends back what it gets.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::thread;
 
-use crate::error::{Doing, Result};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The byte at offset i of every transfer is `i % PERIOD`.
 const PERIOD: usize = 251;
@@ -18,10 +18,10 @@ const PERIOD: usize = 251;
 const CHUNK: usize = PERIOD * 1024;
 
 /// The sink compares transfers up to this size byte by byte, and only counts larger ones.
-pub(crate) const CHECKED: u64 = 8 << 20;
+pub const CHECKED: u64 = 8 << 20;
 
 /// The sink's answer when all it was to compare was right.
-pub(crate) const RIGHT: u8 = 1;
+pub const RIGHT: u8 = 1;
 const WRONG: u8 = 0;
 
 /// A buffer for one read or write of a bulk transfer.
@@ -30,90 +30,119 @@ const BUFFER: usize = 256 << 10;
 /// A thread of the pod needs little; a thousand of them wait in the memory measurement.
 const STACK: usize = 64 << 10;
 
-/// Which of the pod's ports.
+/// More than the 200 connections at once that tests open.
+const BACKLOG: i32 = 1024;
+
+/// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Port {
+pub enum Port {
+    /// Sends as many bytes as it is asked for.
     Source,
+    /// Takes as many bytes as it was told.
     Sink,
+    /// Sends back what comes.
     Echo,
 }
 
 impl Port {
-    pub(crate) const ALL: [Port; 3] = [Port::Source, Port::Sink, Port::Echo];
+    /// All, in the order of their numbers.
+    pub const ALL: [Port; 3] = [Port::Source, Port::Sink, Port::Echo];
 }
 
 /// TCP ports on loopback by which the pod's three are reached.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ports([u16; 3]);
+pub struct Ports([u16; 3]);
 
 impl Ports {
     /// In the order of [`Port::ALL`].
-    pub(crate) fn new(ports: [u16; 3]) -> Self {
+    pub fn new(ports: [u16; 3]) -> Self {
         Self(ports)
     }
 
     /// Reads three numbers apart by spaces, in the order of [`Port::ALL`].
-    pub(crate) fn parse(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let ports: Vec<u16> =
             line.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
         Some(Self(ports.try_into().ok()?))
     }
 
-    pub(crate) fn get(&self, port: Port) -> u16 {
+    /// Where this one is.
+    pub fn get(&self, port: Port) -> u16 {
         self.0[port as usize]
     }
 
-    pub(crate) fn all(&self) -> [u16; 3] {
+    /// In the order of [`Port::ALL`].
+    pub fn all(&self) -> [u16; 3] {
         self.0
     }
 }
 
-/// Starts the pod's servers. They live as long as the harness.
-pub(crate) fn start() -> Result<Ports> {
+/// Starts all three on free loopback ports. They live as long as this program.
+///
+/// # Errors
+/// No port is to be had.
+pub fn start() -> io::Result<Ports> {
     let mut ports = [0; 3];
     for port in Port::ALL {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing("listening on a free loopback port")?;
-        ports[port as usize] = listener.local_addr().doing("asking for the port that was chosen")?.port();
-        thread::spawn(move || accept(&listener, port));
+        let socket = listen(Domain::IPV4, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        ports[port as usize] = socket.local_addr()?.as_socket().map_or(0, |address| address.port());
+        serve(socket, port);
     }
     Ok(Ports::new(ports))
 }
 
+/// A stream socket of any family that listens, with room for more than the 200 connections that tests open at once.
+///
+/// # Errors
+/// The address is taken, or this system has no such family.
+pub fn listen(domain: Domain, address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    if domain == Domain::IPV4 {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Serves every connection to the listener in a thread of its own.
+pub fn serve(listener: Socket, port: Port) {
+    thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            // A failed spawn closes the connection, and the driver reports that.
+            let _ = thread::Builder::new().stack_size(STACK).spawn(move || {
+                // An error here is a connection that a contender cut; the driver sees it from its side.
+                let _ = answer(&stream, port);
+            });
+        }
+    });
+}
+
 /// The transfer's first `CHUNK` bytes, which repeat.
-pub(crate) fn pattern() -> Vec<u8> {
+pub fn pattern() -> Vec<u8> {
     (0..CHUNK).map(|i| (i % PERIOD) as u8).collect()
 }
 
 /// Compares a piece of a transfer with what belongs at its offset.
-pub(crate) fn is_right(offset: u64, piece: &[u8]) -> bool {
+pub fn is_right(offset: u64, piece: &[u8]) -> bool {
     let start = (offset % PERIOD as u64) as usize;
     piece.iter().enumerate().all(|(i, byte)| *byte == ((start + i) % PERIOD) as u8)
 }
 
-fn accept(listener: &TcpListener, port: Port) {
-    for stream in listener.incoming().flatten() {
-        // A failed spawn closes the connection, and the driver reports that.
-        let _ = thread::Builder::new().stack_size(STACK).spawn(move || {
-            // An error here is a connection that a contender cut; the driver sees it from its side.
-            let _ = serve(stream, port);
-        });
-    }
-}
-
-fn serve(mut stream: TcpStream, port: Port) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn answer(stream: &Socket, port: Port) -> io::Result<()> {
+    // Only TCP knows this.
+    let _ = stream.set_tcp_nodelay(true);
     match port {
-        Port::Source => source(&mut stream)?,
-        Port::Sink => sink(&mut stream)?,
-        Port::Echo => return echo(&mut stream),
+        Port::Source => source(stream)?,
+        Port::Sink => sink(stream)?,
+        Port::Echo => return echo(stream),
     }
     stream.shutdown(Shutdown::Write)?;
-    while stream.read(&mut [0; 64])? > 0 {}
+    while (&*stream).read(&mut [0; 64])? > 0 {}
     Ok(())
 }
 
-fn source(stream: &mut TcpStream) -> io::Result<()> {
+fn source(mut stream: &Socket) -> io::Result<()> {
     let mut left = read_count(stream)?;
     if left == 1 {
         return stream.write_all(&[0]);
@@ -127,7 +156,7 @@ fn source(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn sink(stream: &mut TcpStream) -> io::Result<()> {
+fn sink(mut stream: &Socket) -> io::Result<()> {
     let count = read_count(stream)?;
     let mut buffer = vec![0; BUFFER];
     let (mut done, mut right) = (0, true);
@@ -142,7 +171,7 @@ fn sink(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&[if right && done == count { RIGHT } else { WRONG }])
 }
 
-fn echo(stream: &mut TcpStream) -> io::Result<()> {
+fn echo(mut stream: &Socket) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
         let n = stream.read(&mut buffer)?;
@@ -153,7 +182,7 @@ fn echo(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-fn read_count(stream: &mut TcpStream) -> io::Result<u64> {
+fn read_count(mut stream: &Socket) -> io::Result<u64> {
     let mut request = [0; 8];
     stream.read_exact(&mut request)?;
     Ok(u64::from_be_bytes(request))
@@ -161,6 +190,8 @@ fn read_count(stream: &mut TcpStream) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     fn connect(ports: Ports, port: Port) -> TcpStream {

@@ -1,0 +1,238 @@
+//! The channel into a real guest, beside what the guest's vsock device gives without a relay.
+//!
+//! All are measured from this program, over the same device, in turns: `raw` is a vsock port of the pod's own, `plain`
+//! a relay of the simplest kind from vsock to the pod's TCP port, and `channel` ours to that port. What the hop by TCP
+//! costs in the guest, which an emulated processor makes dear, is the difference between the first two.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use channel::{Channel, Endpoint, Open};
+use gangplank_e2e::bulk::Port;
+use gangplank_e2e::guest::Guest;
+use gangplank_e2e::services::{BULK_PORT, PLAIN_PORT, RAW_PORT};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+
+use crate::error::{Doing, Error, Result};
+use crate::session::{READ, SILENCE, Session};
+use crate::work;
+
+/// Of raw throughput, each way, ours must have so much.
+const LEAST_RATE: f64 = 0.9;
+
+/// Over raw, ours may add so many microseconds to the median of a one-byte round trip.
+const MOST_ADDED: f64 = 60.0;
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) rounds: usize,
+    pub(crate) bytes: u64,
+    pub(crate) round_trips: usize,
+}
+
+/// Some 20 s on a machine of two cores, beside the guest's start.
+pub(crate) const FULL: Sizes = Sizes { rounds: 5, bytes: 32 << 20, round_trips: 1_000 };
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Raw,
+    Plain,
+    Channel,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::Raw, Way::Plain, Way::Channel];
+}
+
+/// Medians over the rounds, of each way.
+#[derive(Debug)]
+pub(crate) struct GuestFigures {
+    /// MB/s from the guest.
+    down: [f64; 3],
+    /// MB/s to the guest.
+    up: [f64; 3],
+    /// Microseconds, the median of a one-byte round trip.
+    round_trip: [f64; 3],
+}
+
+/// Boots a guest and measures all ways into it.
+pub(crate) fn measure(sizes: Sizes, dir: &Path) -> Result<GuestFigures> {
+    let dir = dir.join("guest");
+    std::fs::create_dir(&dir).doing(format!("creating {}", dir.display()))?;
+    let guest = Guest::boot(&dir);
+    let mut samples: [[Vec<f64>; 3]; 3] = Default::default();
+    for round in 0..sizes.rounds {
+        for turn in 0..Way::ALL.len() {
+            let way = Way::ALL[(turn + round) % Way::ALL.len()];
+            let figures = measure_way(way, &guest, sizes)
+                .map_err(|error| Error::Contender(format!("{way:?} into the guest: {error}")))?;
+            for (of, value) in samples.iter_mut().zip(figures) {
+                of[way as usize].push(value);
+            }
+        }
+    }
+    let [down, up, round_trip] = samples.map(|of| of.map(median));
+    Ok(GuestFigures { down, up, round_trip })
+}
+
+fn measure_way(way: Way, guest: &Guest, sizes: Sizes) -> Result<[f64; 3]> {
+    let mut session: Box<dyn Session> = match way {
+        Way::Raw => Box::new(RawSession::new(&guest.socket(), RAW_PORT)),
+        Way::Plain => Box::new(RawSession::new(&guest.socket(), PLAIN_PORT)),
+        Way::Channel => Box::new(ChannelSession::new(&guest.endpoint())?),
+    };
+    let session = session.as_mut();
+    let rate = |took: Duration| sizes.bytes as f64 / took.as_secs_f64() / 1e6;
+    let down = rate(work::download(session, sizes.bytes)?);
+    let up = rate(work::upload(session, sizes.bytes)?);
+    let conn = work::open_echo(session)?;
+    let times: Result<Vec<f64>> =
+        (0..sizes.round_trips).map(|_| Ok(work::round_trip(session, conn)?.as_secs_f64() * 1e6)).collect();
+    Ok([down, up, median(times?)])
+}
+
+impl GuestFigures {
+    pub(crate) fn is_met(&self) -> bool {
+        let [raw, _, ours] = self.round_trip;
+        ours - raw <= MOST_ADDED && [self.down, self.up].iter().all(|[raw, _, ours]| ours / raw >= LEAST_RATE)
+    }
+}
+
+impl std::fmt::Display for GuestFigures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "\n{:<28}{:>10}{:>10}{:>10}", "into a QEMU guest", "raw vsock", "plain", "channel")?;
+        for (name, [raw, plain, ours]) in [("download, MB/s", self.down), ("upload, MB/s", self.up)] {
+            let met = if ours / raw >= LEAST_RATE { "met" } else { "NOT met" };
+            let ratio = ours / raw;
+            writeln!(
+                f,
+                "{name:<28}{raw:>10.0}{plain:>10.0}{ours:>10.0}  | {ratio:.2} of raw, at least {LEAST_RATE:.2}  {met}"
+            )?;
+        }
+        let [raw, plain, ours] = self.round_trip;
+        let met = if ours - raw <= MOST_ADDED { "met" } else { "NOT met" };
+        let (name, added) = ("1-byte round trip p50, us", ours - raw);
+        writeln!(
+            f,
+            "{name:<28}{raw:>10.0}{plain:>10.0}{ours:>10.0}  | {added:.0} over raw, at most {MOST_ADDED:.0}  {met}"
+        )
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Hybrid vsock, and nothing on it.
+struct RawSession {
+    device: PathBuf,
+    first_port: u32,
+    conns: Vec<Option<UnixStream>>,
+    buffer: Vec<u8>,
+}
+
+impl RawSession {
+    fn new(device: &Path, first_port: u32) -> Self {
+        Self { device: device.to_owned(), first_port, conns: Vec::new(), buffer: vec![0; READ] }
+    }
+
+    fn conn(&mut self, conn: usize) -> Result<&mut UnixStream> {
+        let stream = self.conns.get_mut(conn).and_then(Option::as_mut);
+        stream.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+    }
+
+    fn connect(&self, port: u32) -> std::io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(&self.device)?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_write_timeout(Some(SILENCE))?;
+        stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte)?;
+        }
+        Ok(stream)
+    }
+}
+
+impl Session for RawSession {
+    fn open(&mut self, port: Port) -> Result<usize> {
+        let port = self.first_port + port as u32;
+        self.conns.push(Some(self.connect(port).doing(format!("connecting to vsock port {port}"))?));
+        Ok(self.conns.len() - 1)
+    }
+
+    fn send(&mut self, conn: usize, bytes: &[u8]) -> Result<()> {
+        self.conn(conn)?.write_all(bytes).doing("sending to the guest")
+    }
+
+    fn receive(&mut self, conn: usize) -> Result<&[u8]> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = self.conn(conn).and_then(|c| c.read(&mut buffer).doing("receiving from the guest"));
+        self.buffer = buffer;
+        read.map(|n| &self.buffer[..n])
+    }
+
+    /// There is no half-close: closing first loses nothing here, since the pod has said all.
+    fn finish(&mut self, conn: usize) -> Result<()> {
+        self.conns[conn] = None;
+        Ok(())
+    }
+}
+
+struct ChannelSession {
+    runtime: Runtime,
+    endpoint: Endpoint,
+    conns: Vec<Option<Channel>>,
+    buffer: Vec<u8>,
+}
+
+impl ChannelSession {
+    fn new(endpoint: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let endpoint = endpoint.parse().map_err(|error| Error::Contender(format!("{endpoint}: {error}")))?;
+        Ok(Self {
+            runtime: runtime.doing("starting a runtime")?,
+            endpoint,
+            conns: Vec::new(),
+            buffer: vec![0; READ],
+        })
+    }
+
+    fn conn(conns: &mut [Option<Channel>], conn: usize) -> Result<&mut Channel> {
+        let channel = conns.get_mut(conn).and_then(Option::as_mut);
+        channel.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+    }
+}
+
+impl Session for ChannelSession {
+    fn open(&mut self, port: Port) -> Result<usize> {
+        let open = Open::tcp(format!("127.0.0.1:{}", BULK_PORT + port as u16), SILENCE);
+        let channel = self.runtime.block_on(channel::dial(&self.endpoint, open));
+        self.conns.push(Some(channel.map_err(|error| Error::Contender(error.to_string()))?));
+        Ok(self.conns.len() - 1)
+    }
+
+    fn send(&mut self, conn: usize, bytes: &[u8]) -> Result<()> {
+        let channel = Self::conn(&mut self.conns, conn)?;
+        self.runtime.block_on(channel.write_all(bytes)).doing("sending to the guest")
+    }
+
+    fn receive(&mut self, conn: usize) -> Result<&[u8]> {
+        let channel = Self::conn(&mut self.conns, conn)?;
+        let len = self.runtime.block_on(channel.read(&mut self.buffer)).doing("receiving from the guest")?;
+        Ok(&self.buffer[..len])
+    }
+
+    fn finish(&mut self, conn: usize) -> Result<()> {
+        let channel = Self::conn(&mut self.conns, conn)?;
+        self.runtime.block_on(channel.shutdown()).doing("ending our direction")?;
+        while !self.receive(conn)?.is_empty() {}
+        self.conns[conn] = None;
+        Ok(())
+    }
+}
