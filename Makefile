@@ -48,7 +48,7 @@ unit: ## Tests that need no other program
 e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
 	cargo test --release --locked -p gangplank-e2e --test forward --test libraries -- --test-threads 2
 
-e2e-commands: daemon static tools ## The commands in a real terminal, with real DNS and git, and a CRI layer in Go
+e2e-commands: daemon static guest $(addprefix $(BIN)/,crictl portdial vhost-device-vsock) $(CACHE)/python ## The commands in a real terminal, with real DNS and git, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
 fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)

@@ -176,8 +176,8 @@ fn forwards(daemon: &Daemon, port: &str) -> (Process, u16) {
     (forward, local)
 }
 
-/// A guest that is cut off is heard of without another connection, where one was open; and another guest in its place
-/// is found, without a touch of the device while it boots, which would not live through that.
+/// A guest that is cut off is heard of without another connection, where one was open; and so is another guest in its
+/// place, by its relay's announcement.
 #[test]
 fn forward_comes_back_with_its_guest() {
     let mut pod = Pod::run(Place::Guest);

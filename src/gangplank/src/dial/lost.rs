@@ -204,10 +204,13 @@ fn is_left_behind(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::pods::tests::pod;
+    use crate::connections::Connections;
+    use crate::pods::Registry;
+    use crate::pods::tests::{pod, pod_at};
 
     #[test]
     fn a_pod_is_lost_once_until_it_is_found() {
@@ -243,5 +246,35 @@ mod tests {
         };
         tokio::join!(announced(&path), device);
         assert!(!path.exists(), "the socket is gone");
+    }
+
+    #[tokio::test]
+    async fn a_device_is_touched_only_after_the_announcement() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.sock");
+        let device = UnixListener::bind(&path).unwrap();
+        let endpoint = format!("hvsock://{}:1023", path.display());
+        let pods = Arc::new(Registry::new([pod_at("abc", "demo", &endpoint)]));
+        let connections = Arc::<Connections>::default();
+        let limit = Duration::from_secs(10);
+        let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), limit).unwrap();
+        let stop = CancellationToken::new();
+        connections.lost().add(&pods.get("abc").unwrap());
+        let search = tokio::spawn(dialer.find_lost(stop.clone()));
+
+        let guest = folder.path().join("v.sock_1023");
+        while !guest.exists() {
+            tokio::time::sleep(LOOK).await;
+        }
+        // Other relays would have been asked by now.
+        assert!(tokio::time::timeout(4 * PAUSE, device.accept()).await.is_err());
+        drop(UnixStream::connect(&guest).await.unwrap());
+        let (mut asked, _) = device.accept().await.unwrap();
+        let mut line = [0; 13];
+        asked.read_exact(&mut line).await.unwrap();
+        assert_eq!(line, *b"CONNECT 1023\n");
+        assert!(connections.lost().has("abc"), "nothing has answered yet");
+        stop.cancel();
+        search.await.unwrap();
     }
 }

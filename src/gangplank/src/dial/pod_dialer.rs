@@ -86,7 +86,7 @@ impl PodDialer {
         reach::reach(&self.sockets, &self.door, &request, patience).await.map(PodConn::from)
     }
 
-    /// What listens in the pod, or in one of its containers: TCP before UDP, lowest ports first. A relay names at most
+    /// What listens in the pod, or in one of its containers: TCP before UDP, lowest ports first, at most
     /// about 100 ports.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 /// As many ports are named of those that listen.
 const MOST_PORTS: usize = 20;
 
-/// What listens behind this door: TCP before UDP, lowest ports first. Of a relay, at most about 100.
+/// What listens behind this door: TCP before UDP, lowest ports first, at most about 100.
 ///
 /// # Errors
 /// When the relay is not reached or is older than the request; when the namespace must not be entered.
