@@ -21,7 +21,7 @@ LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
 FUZZ_TARGETS := frames header_blocks pair link opening
 FUZZ_SECONDS := 5
 
-.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands e2e-node run-node node vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations e2e-guest relay-musl
+.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands e2e-node run-node node vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations e2e-guest e2e-nested relay-musl
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -102,6 +102,11 @@ vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU g
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
+
+e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest (minutes)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+	  --target x86_64-unknown-linux-gnu -p gangplank-channel --example nested
+	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/examples/nested
 
 tools: $(CLIENTS) $(LIBRARIES) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
 

@@ -9,7 +9,7 @@ use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 
 use channel::errno::{EPROTO, ESHUTDOWN, ETIMEDOUT};
-use channel::frame::{self, HEADER_LEN, Kind};
+use channel::frame::{self, HEADER_LEN, Kind, MAX_DATA};
 use channel::link::{Link, MAX_CONTROL, MAX_LEAD, Violation};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
@@ -22,6 +22,12 @@ pub(crate) const ROUNDS: usize = 8;
 
 /// Room for what comes before the payload of a DATA frame.
 const BEFORE: usize = MAX_CONTROL + HEADER_LEN;
+
+/// What is read of the pod at once: with all that goes before it, one packet of AF_VSOCK, which has at most 64 KiB. A
+/// frame of four bytes more would be two packets.
+const READ: usize = (64 << 10) - BEFORE;
+
+const _: () = assert!(READ <= MAX_DATA);
 
 /// The scratch buffer that all connections share: one read of the host gives two of the largest frames.
 pub(crate) const SCRATCH: usize = 128 << 10;
@@ -171,7 +177,7 @@ impl Moving {
     /// One read of the pod, on to the host; whether there was anything. Only with credit, and only while the
     /// host takes all.
     fn move_up(&mut self, host: &mut Side, to_host: &mut Leftover, scratch: &mut [u8]) -> Result<bool, End> {
-        let most = self.link.sendable();
+        let most = self.link.sendable().min(READ);
         if self.pod_ended || most == 0 {
             return Ok(false);
         }
