@@ -34,7 +34,7 @@ demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU
 	cargo build --release --locked -p gangplank-e2e --bin run-guest
 	target/release/gangplank demo --vm target/release/run-guest
 
-test: lint unit e2e ## All that must pass
+test: lint unit fuzz e2e e2e-commands e2e-guest relay-size vsock ## All that must pass
 
 lint: ## Format, clippy and documentation, without a warning
 	cargo fmt --all --check
@@ -45,10 +45,10 @@ unit: ## Tests that need no other program
 	cargo test --locked --workspace --exclude gangplank-e2e
 	cargo test --locked -p gangplank-e2e --lib
 
-e2e: daemon static tools ## Tests with real kubectl, crictl and QEMU
+e2e: daemon static tools ## Real kubectl, crictl and library clients, direct and into a QEMU guest
 	cargo test --release --locked -p gangplank-e2e --test forward --test libraries -- --test-threads 2
 
-e2e-commands: daemon static guest $(addprefix $(BIN)/,crictl portdial vhost-device-vsock) $(CACHE)/python ## The commands in a real terminal, with real DNS and git, and a CRI layer in Go
+e2e-commands: daemon static guest $(addprefix $(BIN)/,crictl portdial vhost-device-vsock) $(CACHE)/python ## The commands in a terminal, with real DNS and git, and a CRI layer in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
 fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
