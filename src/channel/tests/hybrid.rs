@@ -186,7 +186,7 @@ async fn bytes_in_one_segment_with_ok_are_not_lost() {
 #[tokio::test]
 async fn a_caller_that_leaves_before_ok_does_not_kill_the_device() {
     let guest = greeter();
-    let device = guest.behind(Vices { ok_after: Duration::from_millis(1_500), ..Vices::default() });
+    let device = guest.behind(Vices { ok_after: Duration::from_millis(700), ..Vices::default() });
     let endpoint = device.endpoint();
     for before in 0..5 {
         let has_asked = async {
