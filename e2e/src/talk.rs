@@ -1,6 +1,6 @@
 //! What tests say over a forwarded connection.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use crate::pattern::{Pattern, summary};
@@ -25,6 +25,20 @@ pub fn download(mut stream: TcpStream, size: u64) -> io::Result<String> {
     ask(&mut stream, &format!("/bytes/{size}"))?;
     skip_head(&mut stream)?;
     summary(stream)
+}
+
+/// Checks that a read found the connection's end, orderly or by a reset.
+///
+/// # Panics
+/// Where it did not.
+pub fn assert_ended(read: io::Result<usize>) {
+    match read {
+        Ok(0) => {}
+        Err(error)
+            if [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe]
+                .contains(&error.kind()) => {}
+        other => panic!("the connection should have ended, but gave {other:?}"),
+    }
 }
 
 /// Begins the download of `size` bytes and leaves after the first `part` of them.

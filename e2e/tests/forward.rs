@@ -1,7 +1,7 @@
 //! Every client against every kind of pod.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper is a failing test")]
 
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ fn carries_fifty_connections_at_once(world: &World) {
 fn survives_a_refused_port(world: &World) {
     let mut forward = world.forward(&[Service::Refused, Service::Http]);
     let mut refused = world.connect(&forward, Service::Refused);
-    assert_ended(refused.read(&mut [0]));
+    talk::assert_ended(refused.read(&mut [0]));
     let page = talk::fetch(world.connect(&forward, Service::Http), "/").unwrap();
     assert_eq!(String::from_utf8_lossy(&page), PAGE);
     forward.must_be_alive();
@@ -113,7 +113,7 @@ fn survives_a_refused_port(world: &World) {
 fn survives_a_reset(world: &World) {
     let mut forward = world.forward(&[Service::Reset, Service::Http]);
     let mut stream = world.connect(&forward, Service::Reset);
-    assert_ended(talk::echo(&mut stream, b"x").map(|_| 1));
+    talk::assert_ended(talk::echo(&mut stream, b"x").map(|_| 1));
     let page = talk::fetch(world.connect(&forward, Service::Http), "/").unwrap();
     assert_eq!(String::from_utf8_lossy(&page), PAGE);
     forward.must_be_alive();
@@ -155,7 +155,7 @@ fn survives_a_stuck_port(world: &World) {
             thread::sleep(Duration::from_millis(100));
         }
         // The stuck connection was ended, not answered.
-        assert_ended(pushed.join().unwrap().map(|answer| answer.len()));
+        talk::assert_ended(pushed.join().unwrap().map(|answer| answer.len()));
     });
     let mut good = world.connect(&forward, Service::Echo);
     assert_eq!(talk::echo(&mut good, b"still here").unwrap(), b"still here");
@@ -236,17 +236,6 @@ impl World {
                 });
             }
         });
-    }
-}
-
-/// The connection has ended, with an orderly end or a reset.
-fn assert_ended(read: std::io::Result<usize>) {
-    match read {
-        Ok(0) => {}
-        Err(error)
-            if [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe]
-                .contains(&error.kind()) => {}
-        other => panic!("the connection should have ended, but gave {other:?}"),
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper is a failing test")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread;
@@ -64,7 +64,7 @@ fn serves_a_page(forward: &Forward) {
 
 /// The refused connection ends, and the same kubectl goes on to serve the good port.
 fn survives_a_refused_port(forward: &mut Forward) {
-    assert_ended(forward.connect(port(Service::Refused)).read(&mut [0]));
+    talk::assert_ended(forward.connect(port(Service::Refused)).read(&mut [0]));
     serves_a_page(forward);
     forward.must_be_alive();
 }
@@ -97,7 +97,7 @@ fn a_pods_deletion_ends_its_kubectl() {
     });
     cluster.kubectl().run(&["delete", "pod", "--wait=true", "doomed-container", "doomed-guest"]);
     for (forward, mut stream) in forwards {
-        assert_ended(stream.read(&mut [0]));
+        talk::assert_ended(stream.read(&mut [0]));
         let told = forward.end();
         assert!(told.contains("lost connection to pod"), "kubectl wrote:\n{told}");
     }
@@ -252,7 +252,7 @@ impl Living {
     }
 
     fn has_ended(mut self) {
-        assert_ended(self.stream.read(&mut [0]));
+        talk::assert_ended(self.stream.read(&mut [0]));
         self.forward.end();
     }
 }
@@ -290,16 +290,5 @@ impl Drop for Turn {
         if thread::panicking() {
             eprintln!("{}", self.0.logs());
         }
-    }
-}
-
-/// The connection has ended, with an orderly end or a reset.
-fn assert_ended(read: std::io::Result<usize>) {
-    match read {
-        Ok(0) => {}
-        Err(error)
-            if [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe]
-                .contains(&error.kind()) => {}
-        other => panic!("the connection should have ended, but gave {other:?}"),
     }
 }

@@ -15,7 +15,9 @@ const LENGTH: usize = 8 << 20;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kubeconfig, pod, ports @ ..] = arguments.as_slice() else { anyhow::bail!("no kubeconfig or no pod") };
+    let [kubeconfig, pod, ports @ ..] = arguments.as_slice() else {
+        anyhow::bail!("no kubeconfig or no pod")
+    };
     let ports = ports.iter().map(|port| port.parse()).collect::<Result<Vec<u16>, _>>()?;
     let &[echo_port, page_port, closed_port] = ports.as_slice() else { anyhow::bail!("not three ports") };
     let config =
