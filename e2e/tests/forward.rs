@@ -169,7 +169,8 @@ fn two_hundred_connections_at_once_into_a_guest() {
     world.echo_at_once(&forward, 200);
 }
 
-/// The guest's end reaches the local connection within a second, and leaves nothing behind in the daemon.
+/// The guest's end reaches the local connection within a second, and leaves nothing behind in the daemon but the
+/// socket at which it waits for the guest's next announcement.
 #[test]
 fn a_guest_killed_in_mid_transfer_ends_the_connection() {
     let mut world = World::start(Client::Kubectl137, Place::Guest);
@@ -185,7 +186,7 @@ fn a_guest_killed_in_mid_transfer_ends_the_connection() {
     assert!(killed.elapsed() < Duration::from_secs(1), "it ended after {:?}", killed.elapsed());
 
     drop(forward);
-    eventually("the daemon has no more sockets than before", || world.daemon.sockets() <= before);
+    eventually("the daemon has no more sockets than that", || world.daemon.sockets() <= before + 1);
 }
 
 #[test]
