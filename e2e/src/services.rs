@@ -56,7 +56,7 @@ pub const PLAIN_PORT: u32 = 2050;
 pub const KILL_PORT: u32 = 2100;
 
 /// In a guest, datagrams to this port of its loopback come back.
-pub const UDP_PORT: u16 = 53;
+pub const UDP_PORT: u16 = 5300;
 
 /// In a guest, an echo; its relay's rules allow that path.
 pub const UNIX_SOCKET: &str = "/run/echo.sock";
