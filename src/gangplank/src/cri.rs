@@ -35,7 +35,6 @@ use prost::Message;
 use streaming::{Server, TokenError};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Code, Status};
@@ -75,18 +74,7 @@ impl Front {
 
     /// Serves until `stop`; then the socket's file goes at once, and this ends with the last call under way.
     pub(crate) async fn serve(self, socket: UnixSocket, stop: CancellationToken) {
-        let connections = TaskTracker::new();
-        loop {
-            tokio::select! {
-                stream = socket.accept() => {
-                    connections.spawn(self.clone().connection(stream, stop.clone()));
-                }
-                () = stop.cancelled() => break,
-            }
-        }
-        drop(socket);
-        connections.close();
-        connections.wait().await;
+        socket.serve(&stop, |stream| self.clone().connection(stream, stop.clone())).await;
     }
 
     async fn connection(self, stream: UnixStream, stop: CancellationToken) {

@@ -104,18 +104,7 @@ impl Front {
 
     /// Serves until `stop`; then the socket's file goes at once, and this ends with the last call under way.
     pub(crate) async fn serve(self, socket: UnixSocket, stop: CancellationToken) {
-        let connections = TaskTracker::new();
-        loop {
-            tokio::select! {
-                stream = socket.accept() => {
-                    connections.spawn(self.clone().connection(stream, stop.clone()));
-                }
-                () = stop.cancelled() => break,
-            }
-        }
-        drop(socket);
-        connections.close();
-        connections.wait().await;
+        socket.serve(&stop, |stream| self.clone().connection(stream, stop.clone())).await;
         self.streams.close();
     }
 

@@ -15,6 +15,8 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Connections that may wait to be accepted. Clients of a node come one by one.
 const BACKLOG: i32 = 128;
@@ -75,9 +77,24 @@ impl UnixSocket {
         Ok(Self { listener, _file: file })
     }
 
-    /// The next connection.
-    pub(crate) async fn accept(&self) -> UnixStream {
-        accept(&self.listener).await
+    /// Has each connection served as a task, until `stop`; then the socket's file goes at once, and this ends with the
+    /// last connection.
+    pub(crate) async fn serve<F>(self, stop: &CancellationToken, connection: impl Fn(UnixStream) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let connections = TaskTracker::new();
+        loop {
+            tokio::select! {
+                stream = accept(&self.listener) => {
+                    connections.spawn(connection(stream));
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        drop(self);
+        connections.close();
+        connections.wait().await;
     }
 }
 
@@ -232,7 +249,7 @@ mod tests {
         let path = folder.path().join("made/for/it.sock");
         let socket = UnixSocket::bind(&path, 0o660).unwrap();
         assert_eq!(mode_of(&path), 0o660);
-        let (client, _server) = tokio::join!(UnixStream::connect(&path), socket.accept());
+        let (client, _server) = tokio::join!(UnixStream::connect(&path), accept(&socket.listener));
         client.unwrap();
         drop(socket);
         assert!(!path.exists());
