@@ -32,6 +32,7 @@ pub mod privileges;
 mod relay;
 mod side;
 pub mod signal;
+mod timer;
 
 pub use address::Address;
 pub use listen::{Listen, ListenError};

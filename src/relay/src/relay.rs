@@ -17,6 +17,7 @@ use crate::listen::{Accepted, Listen, Listener};
 use crate::moving::SCRATCH;
 use crate::place::Containers;
 use crate::policy::Rule;
+use crate::timer::Timer;
 
 /// Events taken from the kernel at once; the others wait for the next call.
 const EVENTS: usize = 256;
@@ -30,6 +31,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least time between two looks at all deadlines, since each costs a walk through all connections.
 const DEADLINE_STEP: Duration = Duration::from_millis(20);
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Connections beyond the limit that are told so. More than these wait in the backlog.
 const BUSY: usize = 64;
@@ -114,6 +117,7 @@ impl From<Errno> for RelayError {
 pub(crate) enum Token {
     Stop,
     Renew,
+    Deadline,
     Listener(u32),
     Host(u32),
     Pod(u32),
@@ -124,6 +128,7 @@ impl From<Token> for EventData {
         let (tag, index) = match token {
             Token::Stop => (0, 0),
             Token::Renew => (0, 1),
+            Token::Deadline => (0, 2),
             Token::Listener(index) => (1, index),
             Token::Host(index) => (2, index),
             Token::Pod(index) => (3, index),
@@ -137,7 +142,8 @@ impl From<EventData> for Token {
         let index = (data.u64() >> 2) as u32;
         match data.u64() & 3 {
             0 if index == 0 => Self::Stop,
-            0 => Self::Renew,
+            0 if index == 1 => Self::Renew,
+            0 => Self::Deadline,
             1 => Self::Listener(index),
             2 => Self::Host(index),
             _ => Self::Pod(index),
@@ -169,8 +175,10 @@ pub struct Relay {
     epoll: OwnedFd,
     stopper: Stopper,
     listeners: Vec<Listener>,
-    /// Says when to look after the listeners. A timer of the kernel's, so that no clock is read for it.
-    renewal: OwnedFd,
+    /// Says when to look after the listeners.
+    renewal: Timer,
+    /// Says when something has taken long enough. No deadline is earlier.
+    deadline: Timer,
     /// Until when the listeners rest.
     resting: Option<Instant>,
     /// An accept has failed since nobody waited last, and that was said.
@@ -180,8 +188,6 @@ pub struct Relay {
     connections: Connections,
     /// Those that have something to do.
     queue: Vec<u32>,
-    /// No deadline is earlier.
-    next_deadline: Option<Instant>,
     scratch: Box<[u8]>,
 }
 
@@ -198,8 +204,9 @@ impl Relay {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stopper = Stopper(Arc::new(rustix::event::eventfd(0, flags)?));
         epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
-        let renewal = timer(config.renew)?;
+        let (renewal, deadline) = (Timer::every(config.renew)?, Timer::new()?);
         epoll::add(&epoll, &renewal, Token::Renew.into(), EventFlags::IN)?;
+        epoll::add(&epoll, &deadline, Token::Deadline.into(), EventFlags::IN)?;
         let mut listeners = Vec::with_capacity(listen.len());
         for (index, listen) in (0..).zip(listen) {
             let listener = Listener::bind(listen, config.extra_cid)
@@ -213,12 +220,12 @@ impl Relay {
             stopper,
             listeners,
             renewal,
+            deadline,
             resting: None,
             is_short: false,
             had_stranger: false,
             connections: Connections::default(),
             queue: Vec::new(),
-            next_deadline: None,
             scratch: vec![0; SCRATCH].into(),
         })
     }
@@ -237,11 +244,13 @@ impl Relay {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();
-            let timeout = self.keep_time();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            // Whoever had more to do than a turn goes on at once.
+            let timeout = (!self.queue.is_empty()).then_some(&NOW);
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            let mut is_time = false;
             for event in &events {
                 match Token::from(event.data) {
                     Token::Stop => {
@@ -249,10 +258,14 @@ impl Relay {
                         return Ok(());
                     }
                     Token::Renew => self.renew_listeners(),
+                    Token::Deadline => is_time = true,
                     Token::Listener(index) => self.accept(index as usize),
                     Token::Host(index) => self.note(index, false, event.flags),
                     Token::Pod(index) => self.note(index, true, event.flags),
                 }
+            }
+            if is_time {
+                self.keep_time();
             }
             self.take_turns();
         }
@@ -267,8 +280,8 @@ impl Relay {
         }
     }
 
-    /// One turn for each in the queue. Only here, after all events were noted, is a connection removed, so that
-    /// no event meets another connection with the same number.
+    /// One turn for each in the queue. Only here and in `keep_time`, after all events were noted, is a connection
+    /// removed, so that no event meets another connection with the same number.
     fn take_turns(&mut self) {
         for index in std::mem::take(&mut self.queue) {
             self.take_turn(index, Connection::proceed);
@@ -291,7 +304,7 @@ impl Relay {
                 self.announce();
             }
         } else if let Some(deadline) = deadline {
-            self.expect_deadline(deadline);
+            self.deadline.expect(deadline);
         }
     }
 
@@ -300,32 +313,19 @@ impl Relay {
         announce(self.listeners.iter().filter_map(Listener::vsock_port).collect());
     }
 
-    fn expect_deadline(&mut self, deadline: Instant) {
-        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
-    }
-
-    /// Ends what has taken too long; gives how long the next wait may be. The clock is read only where something
-    /// has a deadline, since in some guests that is a system call, or worse.
-    fn keep_time(&mut self) -> Option<Timespec> {
-        if self.next_deadline.is_some() || self.resting.is_some() {
-            let now = Instant::now();
-            if self.resting.is_some_and(|until| until <= now) {
-                self.rest(None);
-            }
-            if self.next_deadline.is_some_and(|next| next <= now) {
-                self.expire(now);
-            }
-            if self.queue.is_empty() {
-                let next = [self.next_deadline, self.resting].into_iter().flatten().min()?;
-                return Some(timespec(next.saturating_duration_since(now)));
-            }
+    /// Ends what has taken too long.
+    fn keep_time(&mut self) {
+        self.deadline.went_off();
+        let now = Instant::now();
+        match self.resting {
+            Some(until) if until <= now => self.rest(None),
+            Some(until) => self.deadline.expect(until),
+            None => {}
         }
-        (!self.queue.is_empty()).then(|| timespec(Duration::ZERO))
-    }
-
-    fn expire(&mut self, now: Instant) {
         let (due, next) = self.connections.due(now);
-        self.next_deadline = next.map(|next| next.max(now + DEADLINE_STEP));
+        if let Some(next) = next {
+            self.deadline.expect(next.max(now + DEADLINE_STEP));
+        }
         for index in due {
             self.take_turn(index, Connection::expire);
         }
@@ -333,8 +333,7 @@ impl Relay {
 
     /// Makes those anew to which nobody has come for long.
     fn renew_listeners(&mut self) {
-        // What was read does not matter: that it was is what silences the timer.
-        let _ = rustix::io::read(&self.renewal, &mut [0; 8]);
+        self.renewal.went_off();
         for index in 0..self.listeners.len() {
             // Whoever waits is let in first.
             self.accept(index);
@@ -412,7 +411,7 @@ impl Relay {
             (self.config.log)(format_args!("cannot watch a new connection ({error}); it was closed"));
             return self.connections.remove(index);
         }
-        self.expect_deadline(deadline);
+        self.deadline.expect(deadline);
         if is_full {
             self.take_turn(index, |connection, turn| {
                 connection.refuse_busy(turn);
@@ -424,6 +423,9 @@ impl Relay {
     /// Lets all listeners rest, or wakes them.
     fn rest(&mut self, until: Option<Instant>) {
         self.resting = until;
+        if let Some(until) = until {
+            self.deadline.expect(until);
+        }
         let interest = if until.is_some() { EventFlags::empty() } else { EventFlags::IN };
         for (index, listener) in (0..).zip(&self.listeners) {
             // Known to epoll since bind, so this cannot fail; if it did, the next accept would say so.
@@ -436,21 +438,4 @@ impl Relay {
         self.connections.drain().for_each(Connection::shut_down);
         (self.config.log)(format_args!("ending; {living} connections were open"));
     }
-}
-
-/// A timer that goes off again and again.
-fn timer(every: Duration) -> Result<OwnedFd, Errno> {
-    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
-    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-    let every = timespec(every);
-    let times = Itimerspec { it_interval: every, it_value: every };
-    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
-    Ok(timer)
-}
-
-fn timespec(wait: Duration) -> Timespec {
-    // A day is as good as more, and surely fits.
-    let wait = wait.min(Duration::from_secs(86_400));
-    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
 }
