@@ -86,10 +86,10 @@ pub(crate) enum Verdict {
 }
 
 impl Connection {
-    /// A connection of which epoll is about to know.
-    pub(crate) fn new(host: OwnedFd, deadline: Instant) -> Self {
+    /// A connection of which epoll is about to know, and the most bytes of one write to its host.
+    pub(crate) fn new(host: OwnedFd, packet: usize, deadline: Instant) -> Self {
         Self {
-            host: Side::new(host),
+            host: Side::host(host, packet),
             to_host: Leftover::default(),
             state: State::Opening { opening: Opening::default(), challenge: None },
             deadline: Some(deadline),

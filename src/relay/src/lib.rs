@@ -26,6 +26,7 @@ mod leftover;
 mod listen;
 mod listening;
 mod moving;
+mod packet;
 mod place;
 mod policy;
 pub mod privileges;

@@ -15,6 +15,7 @@ use crate::connection::{Connection, Turn, Verdict};
 use crate::connections::Connections;
 use crate::listen::{Accepted, Listen, Listener};
 use crate::moving::SCRATCH;
+use crate::packet;
 use crate::place::Containers;
 use crate::policy::Rule;
 use crate::timer::Timer;
@@ -189,6 +190,8 @@ pub struct Relay {
     /// Those that have something to do.
     queue: Vec<u32>,
     scratch: Box<[u8]>,
+    /// The most bytes of one write to a host.
+    packet: usize,
 }
 
 impl Relay {
@@ -227,6 +230,7 @@ impl Relay {
             connections: Connections::default(),
             queue: Vec::new(),
             scratch: vec![0; SCRATCH].into(),
+            packet: packet::most(),
         })
     }
 
@@ -405,7 +409,7 @@ impl Relay {
     fn add(&mut self, host: OwnedFd) {
         let deadline = Instant::now() + self.config.open;
         let is_full = self.connections.len() >= self.config.connections;
-        let index = self.connections.insert(Connection::new(host, deadline));
+        let index = self.connections.insert(Connection::new(host, self.packet, deadline));
         let Some(connection) = self.connections.get(index) else { return };
         if let Err(error) = connection.host().watch(self.epoll.as_fd(), Token::Host(index)) {
             (self.config.log)(format_args!("cannot watch a new connection ({error}); it was closed"));

@@ -24,6 +24,8 @@ const CLOSED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventF
 #[derive(Debug)]
 pub(crate) struct Side {
     fd: OwnedFd,
+    /// The most bytes of one write.
+    most: usize,
     readable: bool,
     writable: bool,
     /// What epoll was asked for.
@@ -33,9 +35,14 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// A socket that epoll is about to know.
+    /// The host's socket, of which epoll is about to know, and the most bytes of one write to it.
+    pub(crate) fn host(fd: OwnedFd, most: usize) -> Self {
+        Self { most, ..Self::new(fd) }
+    }
+
+    /// A socket of the pod's of which epoll is about to know.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, writable: true, interest: READING, closed: false }
+        Self { fd, most: usize::MAX, readable: false, writable: true, interest: READING, closed: false }
     }
 
     /// A socket on which a connect is under way: it is writable once that has come to an end.
@@ -129,11 +136,17 @@ impl Side {
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, datagram, SendFlags::NOSIGNAL)).map(drop)
     }
 
-    /// Writes once; gives how many bytes went.
+    /// Writes what goes; gives how many bytes went.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
-        if !self.writable {
-            return Ok(0);
+        let mut sent = 0;
+        while sent < bytes.len() && self.writable {
+            let len = self.most.min(bytes.len() - sent);
+            sent += self.write_once(&bytes[sent..sent + len])?;
         }
+        Ok(sent)
+    }
+
+    fn write_once(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         match rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL)) {
             Ok(len) => {
                 self.writable = len == bytes.len();
