@@ -4,13 +4,14 @@
 CACHE := e2e/.cache
 BIN := $(CACHE)/bin
 GUEST := $(CACHE)/guest
+GUEST_NEWER := $(CACHE)/guest-newer
 STATIC := target/x86_64-unknown-linux-gnu/release
 RELAY := target/x86_64-unknown-linux-gnu/relay/gangplank-relay
 RELAY_MUSL := target/musl/x86_64-unknown-linux-musl/relay/gangplank-relay
 RELAY_ARM64 := target/aarch64-unknown-linux-gnu/relay/gangplank-relay
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
-PACKAGES := qemu-system-x86 busybox-static binutils tmux git bind9-dnsutils dnsmasq-base
+PACKAGES := qemu-system-x86 busybox-static binutils xz-utils tmux git bind9-dnsutils dnsmasq-base
 NODE := $(addprefix $(CACHE)/,bin/kubelet bin/kube-apiserver bin/critest bin/kubectl-1.37 bin/vhost-device-vsock etcd containerd runc cni node-image.tar)
 # Runs what the recipe has built with network, mounts and processes of its own.
 ALONE := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO) $(CURDIR)/e2e/node/alone"
@@ -65,7 +66,7 @@ e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, g
 run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C
 	$(ALONE) cargo run --release --locked -p gangplank-e2e --bin run-node
 
-e2e-guest: daemon static tools ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
+e2e-guest: daemon static tools $(GUEST_NEWER)/initrd.img ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
 	cargo test --release --locked -p gangplank-e2e --test guest -- --test-threads 2
 
 bench: daemon relay guest $(BIN)/vhost-device-vsock ## Figures beside the reference server and a plain relay
@@ -135,6 +136,13 @@ guest: $(GUEST)/initrd.img
 
 $(GUEST)/initrd.img: static packages $(CACHE)/linux e2e/guest/init e2e/guest/build-initrd
 	e2e/guest/build-initrd $(CACHE)/linux $(STATIC)/gangplank-relay $(STATIC)/podserver $@
+
+$(GUEST_NEWER)/initrd.img: static packages $(CACHE)/linux-newer e2e/guest/init e2e/guest/build-initrd
+	e2e/guest/build-initrd $(CACHE)/linux-newer $(STATIC)/gangplank-relay $(STATIC)/podserver $@
+
+# Linux 6.12, whose AF_VSOCK gives large packets to the device in several pieces.
+$(CACHE)/linux-newer:
+	e2e/guest/unpack-kernel bookworm-backports $@
 
 # Unpacked only, as are all packages below: the kernel that Debian's cloud images boot.
 $(CACHE)/linux:
