@@ -103,7 +103,7 @@ vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU g
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
 
-e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest (minutes)
+e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest, saved, restored and killed (minutes)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-channel --example nested
 	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/examples/nested
