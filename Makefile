@@ -65,7 +65,7 @@ e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, g
 run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C
 	$(ALONE) cargo run --release --locked -p gangplank-e2e --bin run-node
 
-e2e-guest: daemon static tools ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
+e2e-guest: daemon static tools $(CACHE)/runc $(BIN)/oci-spec ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
 	cargo test --release --locked -p gangplank-e2e --test guest -- --test-threads 2
 
 bench: daemon relay guest $(BIN)/vhost-device-vsock ## Figures beside the reference server and a plain relay
@@ -195,6 +195,9 @@ $(CACHE)/python: e2e/python/requirements.txt
 	$@/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
 
 $(BIN)/portdial: e2e/go/portdial/go.mod e2e/go/portdial/main.go
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
+
+$(BIN)/oci-spec: e2e/go/oci-spec/go.mod e2e/go/oci-spec/main.go
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 $(BIN)/cargo-fuzz:
