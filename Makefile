@@ -66,7 +66,7 @@ e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, g
 run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C
 	$(ALONE) cargo run --release --locked -p gangplank-e2e --bin run-node
 
-e2e-guest: daemon static tools $(GUEST_NEWER)/initrd.img ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
+e2e-guest: daemon static tools $(GUEST_NEWER)/initrd.img $(CACHE)/runc $(BIN)/oci-spec ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
 	cargo test --release --locked -p gangplank-e2e --test guest -- --test-threads 2
 
 bench: daemon relay guest $(BIN)/vhost-device-vsock ## Figures beside the reference server and a plain relay
@@ -104,7 +104,7 @@ vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU g
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
 
-e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest (minutes)
+e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest, saved, restored and killed (minutes)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-channel --example nested
 	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/examples/nested
@@ -203,6 +203,9 @@ $(CACHE)/python: e2e/python/requirements.txt
 	$@/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
 
 $(BIN)/portdial: e2e/go/portdial/go.mod e2e/go/portdial/main.go
+	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
+
+$(BIN)/oci-spec: e2e/go/oci-spec/go.mod e2e/go/oci-spec/main.go
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 $(BIN)/cargo-fuzz:

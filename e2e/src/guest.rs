@@ -135,6 +135,15 @@ impl Guest {
         read_to_prompt(&mut monitor)
     }
 
+    /// What its console shows, once these words are among it.
+    ///
+    /// # Panics
+    /// Where they do not come.
+    pub fn wait_for_console(&mut self, words: &str) -> String {
+        let what = format!("the console says {words}");
+        self.qemu.wait_until(&what, |output| output.contains(words).then(|| output.to_owned()))
+    }
+
     /// Returns when the guest has ended.
     pub fn wait(&mut self) {
         self.qemu.wait_for_ever();

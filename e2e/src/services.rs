@@ -3,7 +3,8 @@
 /// A program of the test pod. With a base port, each listens at base + its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// HTTP: `/` is [`PAGE`], `/name` the host's name, `/bytes/N` is N bytes of the pattern.
+    /// HTTP: `/` is [`PAGE`], `/name` the host's name, `/boot-id` that of the
+    /// kernel's boot, `/bytes/N` is N bytes of the pattern.
     Http = 0,
     /// Sends back what it reads, then ends.
     Echo = 1,

@@ -6,6 +6,8 @@
     reason = "a failing helper is a failing test"
 )]
 
+mod oci;
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;

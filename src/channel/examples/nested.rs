@@ -1,12 +1,17 @@
-//! The host's side of a guest with the kernel's own vhost-vsock (e2e/guest/check-nested): `nested ENDPOINT PORT`, the
-//! relay's endpoint and an echo's port in the guest.
+//! The host's side of a guest with the kernel's own vhost-vsock (e2e/guest/check-nested): `nested ENDPOINT HTTP ECHO`, the
+//! relay's endpoint and two ports in the guest.
 //!
-//! First waits until the guest connects to its vsock port 9000, which the test guest does once it is up. Says `nested: kill the guest` when its connections have been seen to work; ends with status 0 after `nested: all is
-//! well`, when that has been noticed, else it panics.
+//! First waits until the guest connects to its vsock port 9000, which the test guest does once it is up. Then it says
+//! what is to be done with the guest, and reads from its standard input that it was:
+//! - `nested: save the guest`: `ended`, when its QEMU has saved it and has ended;
+//! - `nested: restore the guest`: `restored`, when it goes on in another QEMU;
+//! - `nested: kill the guest`.
+//!
+//! Ends with status 0 after `nested: all is well`, else it panics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
@@ -16,6 +21,9 @@ use tokio::time::timeout;
 
 /// More than anything here takes on an emulated machine in an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A second is promised. The machine may be slow; what only a time limit ends takes 20 s and more.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("this hangs")
@@ -49,11 +57,86 @@ async fn echoes(channel: Channel, len: usize) {
     assert!(got == sent, "{} of {len} bytes came back, or others", got.len());
 }
 
+/// Which boot of the guest's this is: its kernel takes a new id at each.
+async fn boot_id(endpoint: &Endpoint, http: u16) -> String {
+    let mut channel = reach(endpoint, http).await.unwrap();
+    let mut page = String::new();
+    soon(channel.write_all(b"GET /boot-id HTTP/1.1\r\nHost: guest\r\n\r\n")).await.unwrap();
+    soon(channel.read_to_string(&mut page)).await.unwrap();
+    let (_, id) = page.trim_end().split_once("\r\n\r\n").expect("a page");
+    assert_eq!(id.len(), 36, "{page}");
+    id.to_owned()
+}
+
+/// Sends bytes round until that fails.
+async fn end_of_moving(channel: Channel) -> (Instant, io::Error) {
+    let (mut from, mut to) = tokio::io::split(channel);
+    let sending = async { while to.write_all(&[7; 65_536]).await.is_ok() {} };
+    let reading = async {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            match from.read(&mut buffer).await {
+                Ok(0) => panic!("a clean end"),
+                Ok(_) => {}
+                Err(error) => return (Instant::now(), error),
+            }
+        }
+    };
+    soon(async { tokio::join!(sending, reading) }).await.1
+}
+
+async fn end_of_idle(mut channel: Channel) -> (Instant, io::Error) {
+    let error = soon(channel.read(&mut [0])).await.unwrap_err();
+    (Instant::now(), error)
+}
+
+/// When whoever started this has said the word.
+async fn told(expected: &'static str) -> Instant {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut word = String::new();
+        io::stdin().read_line(&mut word).unwrap();
+        assert_eq!(word.trim_end(), expected);
+        Instant::now()
+    });
+    soon(read).await.unwrap()
+}
+
+/// For its connections a saved guest has gone like one that was killed. Restored, it is the same guest, and the next
+/// dial reaches it with nothing done here.
+async fn save_and_restore(endpoint: &Endpoint, http: u16, echo: u16) {
+    let boot = boot_id(endpoint, http).await;
+    let (moving, idle) = (reach(endpoint, echo).await.unwrap(), reach(endpoint, echo).await.unwrap());
+    println!("nested: save the guest");
+    let (moving, idle, ended) = tokio::join!(end_of_moving(moving), end_of_idle(idle), told("ended"));
+    for (name, (at, error)) in [("moving", moving), ("idle", idle)] {
+        // The kernel ends connections while the process ends, so that they may be the first.
+        let (early, late) = (ended.saturating_duration_since(at), at.saturating_duration_since(ended));
+        println!(
+            "nested: as it should be, the {name} connection {late:?} after (or {early:?} before) it: {error}"
+        );
+        assert!(error.to_string().contains("gone away"), "{error}");
+        assert!(late < AT_ONCE, "{late:?}");
+    }
+    let asked = Instant::now();
+    let nobody = reach(endpoint, echo).await.unwrap_err();
+    assert_eq!(nobody.kind, DialErrorKind::RelayNotReady, "{nobody}");
+    println!("nested: as it should be, a dial meanwhile, after {:?}: {nobody}", asked.elapsed());
+
+    println!("nested: restore the guest");
+    told("restored").await;
+    let asked = Instant::now();
+    let restored = reach(endpoint, echo).await.unwrap();
+    println!("nested: reached again, after {:?}", asked.elapsed());
+    echoes(restored, 4 << 20).await;
+    assert_eq!(boot_id(endpoint, http).await, boot, "it was booted anew");
+    println!("nested: 4 MiB came back unchanged, of the same boot ({boot})");
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let endpoint: Endpoint = arguments[0].parse().unwrap();
-    let port: u16 = arguments[1].parse().unwrap();
+    let [http, port] = [1, 2].map(|number: usize| arguments[number].parse::<u16>().unwrap());
 
     is_ready();
     println!("nested: the guest is up");
@@ -70,10 +153,12 @@ async fn main() {
     assert_eq!(nobody.kind, DialErrorKind::RelayNotReady, "{nobody}");
     println!("nested: as it should be: {nobody}");
 
-    let mut living = reach(&endpoint, port).await.unwrap();
+    save_and_restore(&endpoint, http, port).await;
+
+    let living = reach(&endpoint, port).await.unwrap();
     println!("nested: kill the guest");
     let asked = Instant::now();
-    let error = soon(living.read(&mut [0])).await.unwrap_err();
+    let (_, error) = end_of_idle(living).await;
     println!("nested: as it should be, after {:?}: {error}", asked.elapsed());
     assert!(error.to_string().contains("gone away"), "{error}");
     println!("nested: all is well");

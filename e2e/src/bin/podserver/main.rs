@@ -108,10 +108,8 @@ fn serve_http(mut stream: TcpStream) -> io::Result<()> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let size = path.strip_prefix("/bytes/").and_then(|size| size.parse().ok());
     match size {
-        None if path == "/name" => {
-            let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
-            write!(stream, "{}{name}", ok_head("text/plain", name.len() as u64))?;
-        }
+        None if path == "/name" => answer_file(&stream, "/proc/sys/kernel/hostname")?,
+        None if path == "/boot-id" => answer_file(&stream, "/proc/sys/kernel/random/boot_id")?,
         Some(size) => {
             write!(stream, "{}", ok_head("application/octet-stream", size))?;
             io::copy(&mut Pattern::new(size), &mut stream)?;
@@ -120,6 +118,11 @@ fn serve_http(mut stream: TcpStream) -> io::Result<()> {
         None => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?,
     }
     stream.shutdown(Shutdown::Write)
+}
+
+fn answer_file(mut stream: &TcpStream, path: &str) -> io::Result<()> {
+    let text = std::fs::read_to_string(path)?;
+    write!(stream, "{}{text}", ok_head("text/plain", text.len() as u64))
 }
 
 fn ok_head(kind: &str, size: u64) -> String {
