@@ -99,10 +99,11 @@ relay-musl: ## The smallest relay, linked with musl (x86-64; builds Rust's stand
 relay-size: relay ## What the relay takes of a guest is what is promised
 	src/relay/tests/check-size $(RELAY)
 
-vsock: packages $(CACHE)/linux ## Channel and relay over AF_VSOCK, in one QEMU guest
+vsock: packages $(CACHE)/linux $(CACHE)/linux-newer ## Channel and relay over AF_VSOCK, in one QEMU guest
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
+	e2e/guest/check-vsock $(CACHE)/linux-newer $(STATIC)/examples/vsock
 
 e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest, saved, restored and killed (minutes)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
@@ -140,7 +141,7 @@ $(GUEST)/initrd.img: static packages $(CACHE)/linux e2e/guest/init e2e/guest/bui
 $(GUEST_NEWER)/initrd.img: static packages $(CACHE)/linux-newer e2e/guest/init e2e/guest/build-initrd
 	e2e/guest/build-initrd $(CACHE)/linux-newer $(STATIC)/gangplank-relay $(STATIC)/podserver $@
 
-# Linux 6.12, whose AF_VSOCK gives large packets to the device in several pieces.
+# Linux 6.12, whose AF_VSOCK gives large packets to the device in several pieces, and counts them.
 $(CACHE)/linux-newer:
 	e2e/guest/unpack-kernel bookworm-backports $@
 

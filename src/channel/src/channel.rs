@@ -29,7 +29,6 @@ use crate::dial::Seat;
 use crate::errno;
 use crate::frame::{self, Kind};
 use crate::link::{Link, MAX_LEAD, Violation};
-use crate::preamble::Version;
 use head::Head;
 use stash::Stash;
 
@@ -58,8 +57,7 @@ pub struct Channel {
     stash: Stash,
     failure: Option<Box<Failure>>,
     socket: Socket,
-    /// None where the relay is too old to be asked.
-    silence: Option<Silence>,
+    silence: Silence,
     /// What this connection takes of its device.
     _seat: Option<Seat>,
 }
@@ -79,14 +77,14 @@ impl Failure {
 
 impl Channel {
     /// A channel on which OPENED has just been read, and nothing after it.
-    pub(crate) fn new(descriptor: Descriptor, relay: Version, seat: Option<Seat>) -> Self {
+    pub(crate) fn new(descriptor: Descriptor, seat: Option<Seat>) -> Self {
         Self {
             link: Link::new(),
             head: Head::default(),
             stash: Stash::default(),
             failure: None,
             socket: Socket::new(descriptor),
-            silence: relay.answers_ping().then(Silence::default),
+            silence: Silence::default(),
             _seat: seat,
         }
     }
@@ -142,9 +140,7 @@ impl Channel {
             Ok(len) => len,
             Err(error) => return Poll::Ready(Err(self.fail_read(&error))),
         };
-        if let Some(silence) = &mut self.silence {
-            silence.hear();
-        }
+        self.silence.hear();
         let in_lead = len.saturating_sub(scatter.payload).min(scatter.lead);
         let room = into.initialize_unfilled_to(len - in_lead);
         match self.link.receive(room, &lead, scatter, len) {
@@ -312,16 +308,13 @@ impl Channel {
     }
 
     fn owe(&mut self) {
-        if let Some(silence) = &mut self.silence {
-            silence.owe();
-        }
+        self.silence.owe();
     }
 
     /// What waiting for the guest has come to: an error once it has been silent for too long.
     fn poll_silence<T>(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<T>> {
         loop {
-            let Some(silence) = &mut self.silence else { return Poll::Pending };
-            match ready!(silence.poll(cx, role)) {
+            match ready!(self.silence.poll(cx, role)) {
                 Verdict::GiveUp => {
                     let text = "the guest has not answered for over 20 seconds: it is paused or hangs, or the vsock \
                                 device does";
@@ -330,7 +323,7 @@ impl Channel {
                 // A frame that its writer does not finish keeps the question back, and is not the guest's fault.
                 Verdict::Ask if self.link.frame_left() > 0 && !self.socket.is_full() => {}
                 Verdict::Ask => {
-                    silence.ask();
+                    self.silence.ask();
                     self.link.ping();
                     // Should it not go, the guest does not read, which is no better.
                     let _ = self.poll_send_control(cx, role);

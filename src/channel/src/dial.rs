@@ -22,7 +22,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{Descriptor, watch_writing};
 use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
-use crate::preamble::{VERSION, Version};
 use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
@@ -46,7 +45,7 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
     let reached = reach(way.into(), open).await?;
-    Ok(Channel::new(reached.descriptor, reached.relay, reached.seat))
+    Ok(Channel::new(reached.descriptor, reached.seat))
 }
 
 /// As [`dial`], for a request of [`Network::Udp`].
@@ -62,7 +61,7 @@ pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<D
 /// before UDP, lowest first.
 ///
 /// # Errors
-/// As [`dial`]. A relay that is older than this request refuses it: [`DialErrorKind::BadEndpoint`].
+/// As [`dial`].
 pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
     let open = Open::listening(LOOK_UP).in_container(container);
     Ok(Listening::all(&reach(way.into(), open).await?.opened))
@@ -72,7 +71,6 @@ pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<L
 struct Reached {
     descriptor: Descriptor,
     opened: Opened,
-    relay: Version,
     seat: Option<Seat>,
 }
 
@@ -81,11 +79,9 @@ async fn reach(way: Way<'_>, open: Open) -> Result<Reached, DialError> {
     let deadline = Instant::now() + open.timeout() + WAY;
     let (descriptor, seat) = connect(endpoint, deadline).await?;
     let asking = proof::ask(&descriptor, way, &open);
-    let (opened, relay) = within(deadline, endpoint, "the relay's answer", asking).await?;
+    let opened = within(deadline, endpoint, "the relay's answer", asking).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => {
-            Ok(Reached { descriptor, opened, relay, seat })
-        }
+        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(Reached { descriptor, opened, seat }),
         kind => Err(failed(endpoint, &open, kind, &opened)),
     }
 }
@@ -118,12 +114,8 @@ async fn within<T>(
     })
 }
 
-/// Sends the request and reads the answer, and not a byte more; gives the relay's version, too.
-async fn ask(
-    descriptor: &Descriptor,
-    endpoint: &Endpoint,
-    open: &Open,
-) -> Result<(Opened, Version), DialError> {
+/// Sends the request and reads the answer, and not a byte more.
+async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Result<Opened, DialError> {
     let broken = |error: io::Error| {
         let cause =
             format!("{endpoint}: the connection broke before the relay's answer ({error}); is it running?");
@@ -140,8 +132,7 @@ async fn ask(
         }
         match opening.handle(&buffer[..len]) {
             Ok(None) => {}
-            // With the message, the version has come.
-            Ok(Some(opened)) => return Ok((opened, opening.version().unwrap_or(VERSION))),
+            Ok(Some(opened)) => return Ok(opened),
             Err(error) => {
                 let cause = format!("{endpoint}: what answers there is of no use: {error}");
                 return Err(DialError::new(DialErrorKind::RelayUnusable, cause));

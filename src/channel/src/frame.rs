@@ -37,7 +37,7 @@ pub enum Kind {
     FinAck = 6,
     /// The end of both directions, by force.
     Reset = 7,
-    /// Asks for PONG, by a side that has not heard anything for long. Since 1.1.
+    /// Asks for PONG, by a side that has not heard anything for long.
     Ping = 8,
     /// The answer to PING, at once.
     Pong = 9,

@@ -13,8 +13,9 @@
 //!   reset(), a RESET from the peer: over. Nothing more is sent; what still comes is ignored.
 //! ```
 //!
-//! Credit counts DATA frames with their headers: some multiplexers stop a connection for good once 256 KiB are
-//! outstanding one way, and to them a header is a byte like any other.
+//! Credit counts DATA frames with their headers, and small ones as larger than they are: some multiplexers stop a
+//! connection for good once 256 KiB are outstanding one way, and to them a header is a byte like any other; and Linux
+//! since 6.12.92 resets a vsock connection in which more than 454 packets wait, whatever their size.
 
 mod datagrams;
 mod parser;
@@ -31,6 +32,17 @@ use parser::{Frame, Item, Parser};
 /// beyond that), control frames included: at most four CREDITs, FIN, FIN_ACK, PING, PONG and one RESET, 1,080 bytes. Half of
 /// it must hold the largest frame, or that frame could wait for ever. Whole frames, so that none is cut to fit.
 pub const WINDOW: u32 = 3 * (HEADER_LEN + MAX_DATA) as u32;
+
+/// What a DATA frame takes of the credit at least, so that at most 384 are outstanding and a packet each is not too many:
+/// with the default buffer of 256 KiB, Linux resets a vsock connection at packet 455, as it counts 576 bytes for each
+/// (`virtio_transport_inc_rx_pkt`; CVE-2026-23086).
+const LEAST_CHARGE: u32 = 512;
+
+/// What a DATA frame with so much payload takes of the credit.
+pub(crate) const fn charge(len: u32) -> u32 {
+    let whole = HEADER_LEN as u32 + len;
+    if whole < LEAST_CHARGE { LEAST_CHARGE } else { whole }
+}
 
 /// No frame is begun with less credit than this, in bytes: where so little is left, more than half of the window
 /// is outstanding and its return is certain, and small frames would cost more than they bring.
@@ -335,15 +347,16 @@ impl Link {
         Ok(())
     }
 
-    /// The payload is charged as soon as it is announced; its header is gone at once and can be granted anew.
+    /// The payload is charged as soon as it is announced; what is charged beside it is gone at once and can be granted
+    /// anew.
     fn apply_data(&mut self, len: u32) -> Result<(), Violation> {
         if len == 0 && !self.is_of_datagrams {
             return Err(Violation::Length { kind: Kind::Data, len: 0 });
         }
-        let charge = len + HEADER_LEN as u32;
+        let charge = charge(len);
         let left = self.granted.checked_sub(charge);
         self.granted = left.ok_or(Violation::BeyondCredit(charge.saturating_sub(self.granted)))?;
-        self.consumed += HEADER_LEN as u32;
+        self.consumed += charge - len;
         Ok(())
     }
 
@@ -361,7 +374,7 @@ impl Link {
     /// header is on the way.
     pub fn begin(&mut self, len: usize) {
         debug_assert!((len > 0 || self.is_of_datagrams) && len <= self.sendable());
-        self.credit = self.credit.saturating_sub((HEADER_LEN + len) as u32);
+        self.credit = self.credit.saturating_sub(charge(len as u32));
         self.frame_left = len as u32;
     }
 
@@ -391,7 +404,7 @@ impl Link {
         }
     }
 
-    /// Asks the peer for a sign of life, unless that was asked and not answered. Only for a peer of version 1.1.
+    /// Asks the peer for a sign of life, unless that was asked and not answered.
     pub fn ping(&mut self) {
         if self.pinging == Pinging::No {
             self.pinging = Pinging::Due;

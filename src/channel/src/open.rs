@@ -151,11 +151,6 @@ impl<M: Opens> Opening<M> {
         }
     }
 
-    /// The peer's version, once its preamble has come.
-    pub fn version(&self) -> Option<Version> {
-        self.bytes.first_chunk().copied().and_then(Version::decode)
-    }
-
     /// Takes bytes from the peer; gives the message once it is whole.
     pub fn handle(&mut self, bytes: &[u8]) -> Result<Option<M>, OpeningError> {
         self.bytes.extend_from_slice(bytes);
@@ -256,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_connected_answer_is_twelve_bytes() {
-        assert_eq!(Opened::connected().opening(), *b"GPCH\x01\x01\x00\x00\x02\x00\x00\x00");
+        assert_eq!(Opened::connected().opening(), *b"GPCH\x02\x00\x00\x00\x02\x00\x00\x00");
     }
 
     #[test]
@@ -270,14 +265,14 @@ mod tests {
     fn other_first_bytes_are_refused_as_soon_as_they_are_known() {
         assert_eq!(read::<Open>(b"GET / HTTP"), Err(OpeningError::NotAChannel(*b"GET / HT")));
         assert_eq!(
-            read::<Open>(b"GPCH\x02\x00\x00\x00"),
-            Err(OpeningError::Version(Version { major: 2, minor: 0 }))
+            read::<Open>(b"GPCH\x01\x01\x00\x00"),
+            Err(OpeningError::Version(Version { major: 1, minor: 1 }))
         );
-        assert_eq!(read::<Open>(b"GPCH\x01\x00\x00\x00\x03\x00\x00\x01"), Err(OpeningError::Frame(3)));
-        assert_eq!(read::<Open>(b"GPCH\x01\x00\x00\x00\x01\x00\x10\x01"), Err(OpeningError::TooLong(4097)));
-        let malformed = read::<Open>(b"GPCH\x01\x00\x00\x00\x01\x00\x00\x01\xff");
+        assert_eq!(read::<Open>(b"GPCH\x02\x00\x00\x00\x03\x00\x00\x01"), Err(OpeningError::Frame(3)));
+        assert_eq!(read::<Open>(b"GPCH\x02\x00\x00\x00\x01\x00\x10\x01"), Err(OpeningError::TooLong(4097)));
+        let malformed = read::<Open>(b"GPCH\x02\x00\x00\x00\x01\x00\x00\x01\xff");
         assert!(matches!(malformed, Err(OpeningError::Malformed(_))), "{malformed:?}");
-        assert_eq!(read::<Opened>(b"GPCH\x01\x00\x00\x00\x02\x00\x00\x00x"), Err(OpeningError::Excess));
+        assert_eq!(read::<Opened>(b"GPCH\x02\x00\x00\x00\x02\x00\x00\x00x"), Err(OpeningError::Excess));
     }
 
     #[test]

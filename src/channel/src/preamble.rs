@@ -7,7 +7,7 @@ use std::fmt;
 pub const PREAMBLE_LEN: usize = 8;
 
 /// The version that this crate speaks.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 2, minor: 0 };
 
 const MAGIC: [u8; 4] = *b"GPCH";
 
@@ -34,11 +34,6 @@ impl Version {
         ([a, b, c, d] == MAGIC).then_some(Self { major, minor })
     }
 
-    /// Whether a side of this version answers PING.
-    pub fn answers_ping(self) -> bool {
-        self >= Self { major: 1, minor: 1 }
-    }
-
     /// Whether sides of these two versions understand each other.
     pub fn speaks(self, other: Self) -> bool {
         self.major == other.major
@@ -57,19 +52,19 @@ mod tests {
 
     #[test]
     fn goes_there_and_back() {
-        assert_eq!(VERSION.encode(), *b"GPCH\x01\x01\x00\x00");
-        assert_eq!(Version::decode(*b"GPCH\x02\x07\x00\x00"), Some(Version { major: 2, minor: 7 }));
+        assert_eq!(VERSION.encode(), *b"GPCH\x02\x00\x00\x00");
+        assert_eq!(Version::decode(*b"GPCH\x03\x07\x00\x00"), Some(Version { major: 3, minor: 7 }));
     }
 
     #[test]
     fn reserved_bytes_are_ignored_and_other_magic_is_not() {
-        assert_eq!(Version::decode(*b"GPCH\x01\x01\xff\xff"), Some(VERSION));
+        assert_eq!(Version::decode(*b"GPCH\x02\x00\xff\xff"), Some(VERSION));
         assert_eq!(Version::decode(*b"HTTP/1.1"), None);
     }
 
     #[test]
     fn only_the_major_divides() {
-        assert!(VERSION.speaks(Version { major: 1, minor: 9 }));
-        assert!(!VERSION.speaks(Version { major: 2, minor: 0 }));
+        assert!(VERSION.speaks(Version { major: 2, minor: 9 }));
+        assert!(!VERSION.speaks(Version { major: 1, minor: 0 }));
     }
 }

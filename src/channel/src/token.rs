@@ -104,11 +104,11 @@ impl Token {
     fn of_host(&self, open: &Open, relay: &[u8], host: &[u8]) -> Hmac<Sha256> {
         let (network, timeout) = (open.network.to_be_bytes(), open.timeout_ms.to_be_bytes());
         let (container, address) = (open.container.as_bytes(), open.address.as_bytes());
-        self.of(&[b"gangplank channel 1, host", relay, host, container, &network, address, &timeout])
+        self.of(&[b"gangplank channel 2, host", relay, host, container, &network, address, &timeout])
     }
 
     fn of_relay(&self, opened: &Opened, relay: &[u8], host: &[u8]) -> Hmac<Sha256> {
-        self.of(&[b"gangplank channel 1, relay", relay, host, &opened.kind.to_be_bytes()])
+        self.of(&[b"gangplank channel 2, relay", relay, host, &opened.kind.to_be_bytes()])
     }
 
     /// Each part is preceded by its length in four bytes, so that no two lists of parts give the same.
@@ -181,7 +181,7 @@ mod tests {
     fn the_proof_is_hmac_sha256_of_the_parts() {
         let proved = token("correct horse battery").prove(&request(), &[1; NONCE_LEN], &[2; NONCE_LEN]);
         let hex: String = proved.proof.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "63a5d93bde99f814f29c353a9be7127bdc5e37533a0841c6e7c022477f3fe0d1");
+        assert_eq!(hex, "7234266cab7a30e2e9ac1fdedda1f48b1a970d1c206a1b4f20d4563dcfd5f71d");
     }
 
     #[test]

@@ -52,6 +52,28 @@ async fn moves_both_ways() {
     .await;
 }
 
+/// Since Linux 6.12.92 a vsock connection is reset once too many packets wait in it, however few bytes they have.
+async fn many_small_packets_wait_for_a_host_that_does_not_read() {
+    const DRIPS: usize = 3_000;
+    for drip in [1, 200] {
+        let port = pod(move |mut connection| async move {
+            connection.set_nodelay(true).unwrap();
+            for number in 0..DRIPS {
+                connection.write_all(&vec![number as u8; drip]).await.unwrap();
+                // Long enough for the relay to take it alone.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        let mut channel = reach(1023, port).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut got = Vec::new();
+        soon(channel.read_to_end(&mut got)).await.unwrap();
+        let sent = (0..DRIPS).flat_map(|number| vec![number as u8; drip]);
+        assert!(sent.eq(got), "{drip} bytes each");
+    }
+}
+
 async fn many_at_once() {
     let port = pod(echo).await;
     let all: Vec<_> = (0..200)
@@ -106,6 +128,7 @@ async fn main() {
     let _strict = start(1026, Config::default());
 
     moves_both_ways().await;
+    many_small_packets_wait_for_a_host_that_does_not_read().await;
     many_at_once().await;
     let port = pod(echo).await;
     let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();

@@ -58,10 +58,10 @@ fn tcp(port: u16) -> Open {
 async fn a_host_of_another_version_is_refused_with_a_sentence() {
     let guest = Guest::start_with(short());
     let mut host = Host::connect(&guest).await;
-    host.say(b"GPCH\x02\x01\x00\x00whatever version 2 says").await;
+    host.say(b"GPCH\x01\x01\x00\x00whatever version 1 says").await;
     let opened = host.hear_opened().await;
     assert_eq!(opened.kind(), open::Kind::Version);
-    assert!(opened.text.contains("version 2.1") && opened.text.contains("update"), "{}", opened.text);
+    assert!(opened.text.contains("version 1.1") && opened.text.contains("update"), "{}", opened.text);
     host.is_left().await;
 }
 
@@ -97,7 +97,7 @@ async fn hostile_requests_are_refused() {
         (b"\x01\x00\x00\x00\x03\x00\x00\x01x", "more than its first message"),
     ] {
         let mut host = Host::connect(&guest).await;
-        host.say(&[b"GPCH\x01\x00\x00\x00", rest].concat()).await;
+        host.say(&[b"GPCH\x02\x00\x00\x00", rest].concat()).await;
         let opened = host.hear_opened().await;
         assert_eq!(opened.kind(), open::Kind::Invalid, "{}", opened.text);
         assert!(opened.text.contains(part), "{}", opened.text);
@@ -110,7 +110,7 @@ async fn a_host_that_says_nothing_is_left() {
     let guest = Guest::start_with(Config { open: Duration::from_millis(200), ..Config::default() });
     let mut silent = Host::connect(&guest).await;
     let mut slow = Host::connect(&guest).await;
-    slow.say(b"GPCH\x01").await;
+    slow.say(b"GPCH\x02").await;
     silent.is_left().await;
     slow.is_left().await;
 }

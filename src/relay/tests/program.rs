@@ -29,7 +29,7 @@ fn wait_until(mut done: impl FnMut() -> bool) {
 
 /// Says something to which there is an answer, and waits for that: the relay runs by then.
 fn is_answered(stream: &mut UnixStream) {
-    stream.write_all(b"GPCH\x02\x00\x00\x00").unwrap();
+    stream.write_all(b"GPCH\x01\x00\x00\x00").unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.read_exact(&mut [0; 12]).unwrap();
 }

@@ -74,9 +74,7 @@ impl Channel {
         match ready!(self.socket.poll_splice(cx, Role::Reader, pipe, most)) {
             Ok(0) => Poll::Ready(Err(self.fail_eof())),
             Ok(len) => {
-                if let Some(silence) = &mut self.silence {
-                    silence.hear();
-                }
+                self.silence.hear();
                 self.link.skip(len);
                 Poll::Ready(Ok(len))
             }
@@ -97,7 +95,7 @@ mod tests {
     use super::super::tests::{frame, hear, pair, soon};
     use super::*;
     use crate::frame::{self, Kind, MAX_DATA};
-    use crate::link::WINDOW;
+    use crate::link::{WINDOW, charge};
 
     /// What one splice gives, by a pipe of its own.
     async fn splice(channel: &mut Channel, most: usize) -> io::Result<Vec<u8>> {
@@ -131,13 +129,14 @@ mod tests {
                 return;
             }
             let (now, later) = payload.split_at(payload.len().min(size));
-            while credit < now.len() + frame::HEADER_LEN {
+            let taken = charge(now.len() as u32) as usize;
+            while credit < taken {
                 let mut returned = [0; 8];
                 soon(guest.read_exact(&mut returned)).await.unwrap();
                 assert_eq!(returned[..4], frame::header(Kind::Credit, 4));
                 credit += u32::from_be_bytes([returned[4], returned[5], returned[6], returned[7]]) as usize;
             }
-            credit -= now.len() + frame::HEADER_LEN;
+            credit -= taken;
             let wire = [frame(Kind::Data, now), frame(Kind::Credit, &[0; 4])].concat();
             guest.write_all(&wire).await.unwrap();
             payload = later;

@@ -9,10 +9,9 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::frame::MAX_DATA;
 use crate::link::WINDOW;
-use crate::preamble::VERSION;
 
 fn channel(host: StdStream) -> Channel {
-    Channel::new(watch_reading(host.into()).unwrap(), VERSION, None)
+    Channel::new(watch_reading(host.into()).unwrap(), None)
 }
 
 /// A channel and the guest's end of its transport, whose buffers hold little where `tight` says so.
@@ -281,17 +280,9 @@ async fn an_end_that_waits_for_a_slow_pod_asks_again_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_channel_and_an_old_relay_are_never_asked() {
+async fn an_idle_channel_is_never_asked() {
     let (mut channel, mut guest) = pair(false);
     let reading = tokio::spawn(async move { channel.read(&mut [0]).await });
     assert!(timeout(20 * silence::QUIET, guest.read(&mut [0])).await.is_err());
     reading.abort();
-
-    let (host, guest) = StdStream::pair().unwrap();
-    host.set_nonblocking(true).unwrap();
-    let old = Version { major: 1, minor: 0 };
-    let mut channel = Channel::new(watch_reading(host.into()).unwrap(), old, None);
-    channel.write_all(b"hello").await.unwrap();
-    assert!(timeout(20 * silence::QUIET, channel.read(&mut [0])).await.is_err());
-    drop(guest);
 }

@@ -3,18 +3,13 @@
 use super::{DialError, DialErrorKind};
 use crate::channel::Descriptor;
 use crate::open::{Kind, Open, Opened};
-use crate::preamble::Version;
 use crate::token::{self, NONCE_LEN, Token};
 use crate::{Endpoint, Way};
 
 /// Gives the relay's answer to the request, never that it asks for proof.
-pub(super) async fn ask(
-    descriptor: &Descriptor,
-    way: Way<'_>,
-    open: &Open,
-) -> Result<(Opened, Version), DialError> {
+pub(super) async fn ask(descriptor: &Descriptor, way: Way<'_>, open: &Open) -> Result<Opened, DialError> {
     let endpoint = way.endpoint;
-    let (opened, version) = super::ask(descriptor, endpoint, open).await?;
+    let opened = super::ask(descriptor, endpoint, open).await?;
     let asks = opened.kind == Kind::Proof as i32;
     match way.token {
         Some(token) if asks => prove(descriptor, endpoint, token, open, &opened).await,
@@ -29,7 +24,7 @@ pub(super) async fn ask(
                 format!("{endpoint}: the relay asks for proof of a token, and none is configured for it");
             Err(DialError::new(DialErrorKind::Denied, cause))
         }
-        _ => Ok((opened, version)),
+        _ => Ok(opened),
     }
 }
 
@@ -39,7 +34,7 @@ async fn prove(
     token: &Token,
     open: &Open,
     challenge: &Opened,
-) -> Result<(Opened, Version), DialError> {
+) -> Result<Opened, DialError> {
     let unusable =
         |what| DialError::new(DialErrorKind::RelayUnusable, format!("{endpoint}: the relay {what}"));
     if challenge.nonce.len() != NONCE_LEN {
@@ -48,12 +43,11 @@ async fn prove(
     let nonce = token::nonce().map_err(|error| {
         DialError::new(DialErrorKind::Internal, format!("this machine gives no random bytes ({error})"))
     })?;
-    let (opened, version) =
-        super::ask(descriptor, endpoint, &token.prove(open, &challenge.nonce, &nonce)).await?;
+    let opened = super::ask(descriptor, endpoint, &token.prove(open, &challenge.nonce, &nonce)).await?;
     // A relay with another token denies the proof, and has none of its own.
     let is_denied = opened.kind == Kind::Denied as i32;
     if is_denied || token.is_proved_by_answer(&opened, &challenge.nonce, &nonce) {
-        Ok((opened, version))
+        Ok(opened)
     } else {
         Err(unusable("does not prove the token: it has another one, or is none of ours"))
     }

@@ -39,7 +39,7 @@ pub struct Listening {
     /// From 1 to 65,535.
     #[prost(uint32, tag = "3")]
     pub port: u32,
-    /// The name of the process that has the socket, at most 15 bytes; empty where the relay may not see it. Since 1.1.
+    /// The name of the process that has the socket, at most 15 bytes; empty where the relay may not see it.
     #[prost(string, tag = "4")]
     pub process: ::prost::alloc::string::String,
 }
@@ -107,7 +107,7 @@ pub mod opened {
         Invalid = 8,
         /// A fault of the relay or its machine.
         Internal = 9,
-        /// The relay asks for proof of a token: the host opens once more on the same connection, with it. Since 1.1.
+        /// The relay asks for proof of a token: the host opens once more on the same connection, with it.
         Proof = 10,
     }
     impl Kind {
@@ -162,7 +162,7 @@ pub enum Network {
     /// The byte stream of a Unix socket.
     Unix = 3,
     /// No connection: the answer lists what listens in the namespace, and nothing follows it. Address and time are not
-    /// looked at. Since 1.1; an older relay answers KIND_INVALID.
+    /// looked at.
     Listening = 4,
 }
 impl Network {
