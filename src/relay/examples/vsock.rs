@@ -106,7 +106,7 @@ async fn main() {
     many_at_once().await;
     let port = pod(echo).await;
     let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();
-    assert!(listening.iter().any(|at| at.address.port() == port), "{listening:?}");
+    assert!(listening.listening.iter().any(|at| at.address.port() == port), "{listening:?}");
     fails(1023, unused_port().await, DialErrorKind::Refused).await;
     // Nobody listens there.
     fails(1027, port, DialErrorKind::RelayNotReady).await;
