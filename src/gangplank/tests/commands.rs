@@ -122,6 +122,20 @@ fn git_clones_through_dial() {
 }
 
 #[test]
+fn dial_says_where_datagrams_go() {
+    let daemon = Daemon::start(&[here("abc", "demo")], "");
+    for address in [":53/udp", "127.0.0.1:53/udp", "53/udp"] {
+        let output = dial(&daemon, address, b"");
+        let complaint = complaint(&output);
+        assert!(!output.status.success() && complaint.contains("forward demo :53/udp"), "{complaint}");
+    }
+    // The path of a socket may end that way.
+    let output = dial(&daemon, "unix:///nowhere/udp", b"");
+    assert!(complaint(&output).contains("/nowhere/udp"), "{}", complaint(&output));
+    assert!(!complaint(&output).contains("forward"), "{}", complaint(&output));
+}
+
+#[test]
 fn pods_are_listed_with_a_sign_of_life() {
     let relay = RelayPod::start();
     let daemon = Daemon::start(
