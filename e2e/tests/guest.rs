@@ -427,7 +427,7 @@ async fn containers_with_the_same_port_are_each_reached_by_id() {
         let page = fetch(world.open(tcp(CONTAINER_PORT).in_container(name)).await, "/name").await;
         assert_eq!(String::from_utf8_lossy(&page).trim_end(), name);
         let listening = soon(ports(&world.endpoint, name)).await.unwrap();
-        assert!(listening.iter().any(|at| at.address.port() == CONTAINER_PORT), "{listening:?}");
+        assert!(listening.listening.iter().any(|at| at.address.port() == CONTAINER_PORT), "{listening:?}");
     }
     let refused = soon(dial(&world.endpoint, tcp(CONTAINER_PORT))).await.unwrap_err();
     assert_eq!(refused.kind, channel::DialErrorKind::Refused, "{refused}");

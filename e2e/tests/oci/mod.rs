@@ -73,7 +73,7 @@ async fn a_relay_that_is_a_container_of_the_pod_reaches_the_pods_ports() {
     let sent = super::pattern(8 * MIB);
     let summed = talk(reach(CONTAINER_PORT + Service::Sink as u16).await, &sent).await;
     assert_eq!(String::from_utf8_lossy(&summed), summary(Pattern::new(8 * MIB)).unwrap());
-    let listening = soon(ports(&endpoint, "")).await.unwrap();
+    let listening = soon(ports(&endpoint, "")).await.unwrap().listening;
     assert!(listening.iter().any(|at| at.address.port() == CONTAINER_PORT), "{listening:?}");
 
     // The pod's network is the container's and no other: each has ports that the other has not.

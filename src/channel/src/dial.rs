@@ -25,7 +25,7 @@ use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
 use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
-pub use listening::Listening;
+pub use listening::{Listening, Ports};
 pub(crate) use seat::Seat;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
@@ -34,6 +34,10 @@ const WAY: Duration = Duration::from_secs(3);
 
 /// Time for the relay to look up what listens.
 const LOOK_UP: Duration = Duration::from_secs(1);
+
+/// Answers asked for, one after the other, of what listens: each has some 60 ports at least, so this is more than
+/// [`Ports::MOST`] take.
+const LOOK_UPS: usize = 20;
 
 /// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
@@ -57,14 +61,26 @@ pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<D
     Ok(Datagrams::new(reached.descriptor, reached.seat))
 }
 
-/// What listens in the guest: in the pod's own namespace, or in that of a container. At most about 100 ports, TCP
-/// before UDP, lowest first.
+/// What listens in the guest: in the pod's own namespace, or in that of a container.
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Vec<Listening>, DialError> {
-    let open = Open::listening(LOOK_UP).in_container(container);
-    Ok(Listening::all(&reach(way.into(), open).await?.opened))
+pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Ports, DialError> {
+    let (way, mut ports) = (way.into(), Ports::default());
+    for _ in 0..LOOK_UPS {
+        let had = ports.listening.len();
+        let open = Open::listening(ports.last(), LOOK_UP).in_container(container);
+        let answer = reach(way, open).await?.opened;
+        ports.add(&answer.listening);
+        if !answer.is_cut || ports.is_cut {
+            return Ok(ports);
+        }
+        if ports.listening.len() == had {
+            break;
+        }
+    }
+    ports.is_cut = true;
+    Ok(ports)
 }
 
 /// A connection on which OPENED has just been read, and nothing after it.

@@ -67,9 +67,9 @@ impl Open {
         Self { network: Network::Unix.into(), ..Self::tcp(path, timeout) }
     }
 
-    /// Asks what listens.
-    pub fn listening(timeout: Duration) -> Self {
-        Self { network: Network::Listening.into(), ..Self::tcp("", timeout) }
+    /// Asks what listens after this place in the list (`tcp:127.0.0.1:80`), or from its beginning.
+    pub fn listening(after: impl Into<String>, timeout: Duration) -> Self {
+        Self { network: Network::Listening.into(), ..Self::tcp(after, timeout) }
     }
 
     /// The same, in the namespaces of a container.

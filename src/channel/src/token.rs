@@ -33,8 +33,12 @@ pub type Nonce = [u8; NONCE_LEN];
 /// A system without randomness.
 pub fn nonce() -> io::Result<Nonce> {
     let mut nonce = [0; NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(nonce)
+    // The system call itself. The crate getrandom asks the C library for it, does not find it in a static program,
+    // and then needs what not every guest has: /dev. So few bytes come all at once (random(7)).
+    let len = rustix::io::retry_on_intr(|| {
+        rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+    })?;
+    if len == NONCE_LEN { Ok(nonce) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// A shared secret. Its bytes are never shown.

@@ -53,6 +53,7 @@ gangplank.sample.toml documents every key; \"gangplank check --config FILE\" loo
     /// Connect standard input and output to a port or a Unix socket of a pod
     #[command(after_help = "\
 The end of standard input ends the direction towards the pod only, so the whole answer still comes.
+Datagrams go through \"gangplank forward demo :53/udp\".
 
 Examples:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | gangplank dial demo :80

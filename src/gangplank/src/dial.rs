@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use channel::{Listening, Token};
+use channel::{Ports, Token};
 use relay::Rule;
 use streaming::{Dial, DialError, DialErrorKind, Target};
 use tokio::sync::Semaphore;
@@ -128,7 +128,7 @@ impl Dialer {
     }
 
     /// What listens in a pod, or in one of its containers.
-    pub(crate) async fn ports(&self, pod: &Pod, container: &str) -> Result<Vec<Listening>, DialError> {
+    pub(crate) async fn ports(&self, pod: &Pod, container: &str) -> Result<Ports, DialError> {
         ports::ports(&self.sockets, &self.door(pod).await?, container).await
     }
 

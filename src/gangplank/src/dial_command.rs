@@ -11,6 +11,19 @@ use crate::jsonrpc::client::{CallError, Client};
 /// Why it ended badly.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialCommandError {
+    /// Datagrams, whose bounds standard input and output do not keep.
+    #[error(
+        "{address}: standard input and output are a stream of bytes and keep no bounds of datagrams; run \
+         `gangplank forward {pod} :{port}/udp` and send them to the port that it names"
+    )]
+    Datagrams {
+        /// What was asked for.
+        address: String,
+        /// Of which pod.
+        pod: String,
+        /// The address' last part.
+        port: String,
+    },
     /// There is no connection.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -24,10 +37,20 @@ pub(crate) enum DialCommandError {
 /// # Errors
 /// When the place is not reached, or the connection fails.
 pub(crate) async fn run(rpc: &UnixUrl, pod: &str, address: &str) -> Result<(), DialCommandError> {
+    if let Some(port) = udp_port(address) {
+        let (address, pod, port) = (address.into(), pod.into(), port.into());
+        return Err(DialCommandError::Datagrams { address, pod, port });
+    }
     let (stream, early) = Client::connect(rpc).await?.dial(pod, None, address).await?;
     let mut out = tokio::io::stdout();
     out.write_all(&early).await.map_err(DialCommandError::Broken)?;
     both_ways(stream, tokio::io::stdin(), out).await.map_err(DialCommandError::Broken)
+}
+
+/// The port of an address that is written as `gangplank forward` has those of datagrams.
+fn udp_port(address: &str) -> Option<&str> {
+    let at = address.strip_suffix("/udp").filter(|at| !at.contains('/'))?;
+    Some(at.rsplit(':').next().unwrap_or(at))
 }
 
 /// The end of `input` ends the direction towards the pod, and nothing else.

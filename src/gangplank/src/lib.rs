@@ -28,7 +28,7 @@ mod table;
 mod terminal;
 mod top;
 
-pub use channel::{Listening, Token, token::TokenError};
+pub use channel::{Listening, Ports, Token, token::TokenError};
 pub use dial::{Network, PodConn, PodDialer, RequestError};
 pub use pods::{Endpoint, EndpointError};
 pub use relay::{PatternError, Rule, RuleError};

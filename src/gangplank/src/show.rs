@@ -65,7 +65,7 @@ pub(crate) async fn ports(
 ) -> Result<(), ShowError> {
     let mut client = Client::connect(rpc).await?;
     let of_pod = [String::new()];
-    let mut all = Vec::new();
+    let (mut all, mut more) = (Vec::new(), false);
     for container in if containers.is_empty() { &of_pod[..] } else { containers } {
         let params = json!({ "handle": pod, "containerID": container });
         let mut result = client.call("pod.ports", params).await?;
@@ -75,9 +75,10 @@ pub(crate) async fn ports(
             }
             all.push(port.take());
         }
+        more |= result["more"] == true;
     }
     if as_json {
-        return Ok(writeln!(io::stdout(), "{}", json!({ "ports": all }))?);
+        return Ok(writeln!(io::stdout(), "{}", json!({ "ports": all, "more": more }))?);
     }
     let or_dash = |value: &Value| value.as_str().map_or("-".into(), str::to_owned);
     let mut table = Table::new(&["PORT", "ADDRESS", "CONTAINER", "PROCESS"]);
@@ -89,7 +90,11 @@ pub(crate) async fn ports(
             or_dash(&port["process"]),
         ]);
     }
-    Ok(write!(io::stdout(), "{table}")?)
+    write!(io::stdout(), "{table}")?;
+    if more {
+        writeln!(io::stderr(), "gangplank: more ports listen than are told; these are the lowest")?;
+    }
+    Ok(())
 }
 
 /// A text of an answer; empty for anything else.

@@ -6,10 +6,14 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
-use common::{Daemon, GANGPLANK, RelayPod, complaint, connect, echo, echoes, gangplank, here, not_running};
+use channel::open::{Listening, Opened, Opens};
+use common::{
+    Daemon, GANGPLANK, PodSection, RelayPod, complaint, connect, echo, echoes, gangplank, here, not_running,
+};
 use serde_json::Value;
 
 /// What it said on standard output, with success.
@@ -118,6 +122,20 @@ fn git_clones_through_dial() {
 }
 
 #[test]
+fn dial_says_where_datagrams_go() {
+    let daemon = Daemon::start(&[here("abc", "demo")], "");
+    for address in [":53/udp", "127.0.0.1:53/udp", "53/udp"] {
+        let output = dial(&daemon, address, b"");
+        let complaint = complaint(&output);
+        assert!(!output.status.success() && complaint.contains("forward demo :53/udp"), "{complaint}");
+    }
+    // The path of a socket may end that way.
+    let output = dial(&daemon, "unix:///nowhere/udp", b"");
+    assert!(complaint(&output).contains("/nowhere/udp"), "{}", complaint(&output));
+    assert!(!complaint(&output).contains("forward"), "{}", complaint(&output));
+}
+
+#[test]
 fn pods_are_listed_with_a_sign_of_life() {
     let relay = RelayPod::start();
     let daemon = Daemon::start(
@@ -151,11 +169,42 @@ fn ports_lists_what_listens_in_a_pod_and_in_its_containers() {
     let ourselves = std::fs::read_to_string("/proc/self/comm").unwrap();
     assert!(row.contains("127.0.0.1") && row.ends_with(ourselves.trim_end()), "{row}");
     let listed: Value = serde_json::from_str(&ports(&["relayed", "--container", "self", "--json"])).unwrap();
+    assert_eq!(listed["more"], false);
     let listed = listed["ports"].as_array().unwrap();
     assert!(!listed.is_empty() && listed.iter().all(|port| port["containerID"] == "self"), "{listed:?}");
 
     let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "direct", "--container", "c"]);
     assert!(complaint(&output).contains("leave the container out"), "{}", complaint(&output));
+}
+
+/// A relay that answers every request with the same two ports, and says that there are more: one that does not know
+/// how to go on.
+fn begins_again(listener: UnixListener) {
+    let port = |port| Listening { network: 1, host: "::1".to_owned(), port, process: String::new() };
+    let answer = Opened { listening: vec![port(80), port(443)], is_cut: true, ..Opened::default() };
+    for mut stream in listener.incoming().map_while(Result::ok) {
+        let _ = stream.read(&mut [0; 256]).unwrap();
+        stream.write_all(&answer.opening()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
+fn ports_says_where_more_listen_than_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || begins_again(listener));
+    let daemon = Daemon::start(
+        &[PodSection { id: "abc", name: "old", endpoint: format!("unix://{}", path.display()) }],
+        "",
+    );
+    let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "old"]);
+    assert_eq!(said(&output).lines().count(), 3);
+    assert!(complaint(&output).contains("more ports listen than are told"), "{}", complaint(&output));
+    let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "old", "--json"]);
+    let listed: Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!((&listed["more"], listed["ports"].as_array().unwrap().len()), (&true.into(), 2));
 }
 
 #[test]

@@ -88,8 +88,7 @@ async fn a_dial_gives_a_duplex_stream_or_a_kind_and_a_sentence() {
         let error = deaf.dial("", Network::Tcp, &format!(":{port}")).await.err().unwrap();
         assert!(error.cause.contains(&format!("rule `deny tcp:*:{port}`")), "{error}");
         let listening = pod.ports("").await.unwrap();
-        // A relay names some hundred, and this machine may have those.
-        assert!(listening.len() > 80 || listening.iter().any(|at| at.address.port() == port));
+        assert!(listening.is_cut || listening.listening.iter().any(|at| at.address.port() == port));
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial, ports};
 use common::*;
-use relay::{Config, Listen, Relay, Stopper};
+use relay::{Config, Listen, Stopper};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MIB: usize = 1 << 20;
@@ -20,10 +20,7 @@ const MIB: usize = 1 << 20;
 const SELF: u32 = 1;
 
 fn start(port: u32, config: Config) -> Stopper {
-    let relay = Relay::bind(&[Listen::Vsock { port }], config).unwrap();
-    let stopper = relay.stopper();
-    std::thread::spawn(move || relay.run().unwrap());
-    stopper
+    start_confined(Listen::Vsock { port }, config).0
 }
 
 async fn reach(vsock: u32, port: u16) -> Result<Channel, DialError> {
@@ -132,7 +129,7 @@ async fn main() {
     many_at_once().await;
     let port = pod(echo).await;
     let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();
-    assert!(listening.iter().any(|at| at.address.port() == port), "{listening:?}");
+    assert!(listening.listening.iter().any(|at| at.address.port() == port), "{listening:?}");
     fails(1023, unused_port().await, DialErrorKind::Refused).await;
     // Nobody listens there.
     fails(1027, port, DialErrorKind::RelayNotReady).await;

@@ -289,7 +289,8 @@ impl Connection {
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
         let place = || Place::find(&open.container, &turn.config.containers);
         if open.network() == Network::Listening {
-            let opened = place().map_or_else(|opened| opened, |place| listening::answer(&place));
+            let opened =
+                place().map_or_else(|opened| opened, |place| listening::answer(&place, &open.address));
             return self.answer(&opened, turn);
         }
         let addresses = address::addresses(open, &turn.config.rules);

@@ -31,6 +31,8 @@ mod place;
 mod policy;
 pub mod privileges;
 mod relay;
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "seccomp/none.rs")]
+pub mod seccomp;
 mod side;
 pub mod signal;
 mod timer;

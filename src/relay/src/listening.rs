@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -30,13 +30,18 @@ const OTHER_FIELDS: usize = 64;
 /// the relay's one thread does nothing else.
 const MOST_DESCRIPTORS: usize = 8_192;
 
-/// The answer to a request for what listens: as much as fits, TCP first, lowest ports first.
-pub(crate) fn answer(place: &Place) -> Opened {
-    match place.within(|| read_tables().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))) {
-        Ok(found) => {
-            let names = processes(found.values().copied().collect());
-            list(found, &names)
+/// The answer to a request for what listens behind a place in the list, or from its beginning: as much as fits.
+pub(crate) fn answer(place: &Place, after: &str) -> Opened {
+    let after = match parse_place(after) {
+        Some(after) => after,
+        None if after.is_empty() => FIRST,
+        None => {
+            let text = format!("`{after}` is no place in a list: write NETWORK:ADDRESS:PORT, or nothing");
+            return Opened::failed(Kind::Invalid, 0, &text);
         }
+    };
+    match find(place, after) {
+        Ok(listening) => fit(listening),
         Err(error) => {
             let text =
                 format!("the relay cannot read the tables under /proc/net ({error}); is /proc mounted?");
@@ -45,14 +50,47 @@ pub(crate) fn answer(place: &Place) -> Opened {
     }
 }
 
-/// What listens in another network namespace of this machine, or in our own: the same answer as the relay gives
-/// of its guest, for a pod that has no relay. Waits for a thread of its own.
-pub fn listening(namespace: Option<OwnedFd>) -> Opened {
-    answer(&Place::in_network(namespace))
+/// What listens in another network namespace of this machine, or in our own: what the relay tells of its guest, for
+/// a pod that has no relay. Waits for a thread of its own.
+///
+/// # Errors
+/// The namespace must not be entered, or /proc is not mounted.
+pub fn listening(namespace: Option<OwnedFd>) -> io::Result<Vec<Listening>> {
+    Ok(find(&Place::in_network(namespace), FIRST)?.collect())
 }
 
-/// Network, port, address, in the order of the answer, and the inode of the socket.
-type Found = BTreeMap<(i32, u16, IpAddr), u64>;
+/// Network, port, address: the order of the list.
+type At = (i32, u16, IpAddr);
+
+/// Before all others.
+const FIRST: At = (0, 0, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
+/// Each with the inode of its socket.
+type Found = BTreeMap<At, u64>;
+
+/// What listens behind this place in the list.
+fn find(place: &Place, after: At) -> Result<impl Iterator<Item = Listening>, Errno> {
+    let read = || read_tables().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let mut found = place.within(read)?;
+    found.retain(|&at, _| at > after);
+    let names = processes(found.values().copied().collect());
+    Ok(found.into_iter().map(move |((network, port, address), inode)| {
+        let process = names.get(&inode).cloned().unwrap_or_default();
+        Listening { network, host: address.to_string(), port: port.into(), process }
+    }))
+}
+
+/// A place as the host writes it: `tcp:127.0.0.1:80`, `udp:[::1]:53`.
+fn parse_place(text: &str) -> Option<At> {
+    let (network, address) = text.split_once(':')?;
+    let network = match network {
+        "tcp" => Network::Tcp,
+        "udp" => Network::Udp,
+        _ => return None,
+    };
+    let address: SocketAddr = address.parse().ok()?;
+    Some((network.into(), address.port(), address.ip()))
+}
 
 fn read_tables() -> io::Result<Found> {
     let mut found = Found::new();
@@ -130,12 +168,10 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     Some(Ipv6Addr::from(bytes).into())
 }
 
-fn list(found: Found, names: &BTreeMap<u64, String>) -> Opened {
+fn fit(listening: impl Iterator<Item = Listening>) -> Opened {
     let mut opened = Opened::connected();
     let mut room = MAX_OPENING - OTHER_FIELDS;
-    for ((network, port, address), inode) in found {
-        let process = names.get(&inode).cloned().unwrap_or_default();
-        let entry = Listening { network, host: address.to_string(), port: port.into(), process };
+    for entry in listening {
         match room.checked_sub(entry.encoded_len() + 2) {
             Some(left) => room = left,
             None => {
@@ -173,14 +209,27 @@ mod tests {
 
     #[test]
     fn as_much_is_told_as_fits() {
-        let all = |count| (1..=count).map(|port| ((1, port, Ipv6Addr::from([0xff; 16]).into()), 7)).collect();
-        let list = |found| list(found, &BTreeMap::from([(7, "server".to_owned())]));
-        let few = list(all(10));
-        assert_eq!(few.listening[0].process, "server");
+        let host = Ipv6Addr::from([0xff; 16]).to_string();
+        let entry =
+            |port| Listening { network: 1, host: host.clone(), port, process: "fifteen letters".to_owned() };
+        let few = fit((1..=10).map(entry));
         assert_eq!((few.listening.len(), few.is_cut), (10, false));
-        let many = list(all(u16::MAX));
+        let many = fit((1..=65_535).map(entry));
+        // What the host counts on when it asks for the rest.
+        assert!(many.listening.len() >= 60, "{}", many.listening.len());
         assert!(many.is_cut && many.encoded_len() <= MAX_OPENING, "{}", many.encoded_len());
         assert!(many.encoded_len() > MAX_OPENING - 120);
         assert_eq!(many.listening[0].port, 1);
+    }
+
+    #[test]
+    fn a_place_is_what_the_host_writes_and_nothing_else() {
+        assert_eq!(parse_place("tcp:127.0.0.1:80"), Some((1, 80, Ipv4Addr::LOCALHOST.into())));
+        assert_eq!(parse_place("udp:[::1]:53"), Some((2, 53, Ipv6Addr::LOCALHOST.into())));
+        for text in ["", "tcp", "tcp:80", "unix:/run/a", "tcp:localhost:80"] {
+            assert_eq!(parse_place(text), None, "{text}");
+        }
+        let invalid = answer(&Place::default(), "80");
+        assert_eq!(invalid.kind(), Kind::Invalid);
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use channel::Token;
-use relay::{Config, Listen, Relay, Rule, privileges, signal};
+use relay::{Config, Listen, Relay, Rule, privileges, seccomp, signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const HELP: &str = "\
@@ -26,7 +26,7 @@ Usage: gangplank-relay [OPTION]...
   --help                   this text
   --version                the version
 
-Once it listens, it gives up all capabilities that these options do not need. Ends at SIGTERM. Messages go to standard error.
+Once it listens, it gives up all capabilities and system calls that these options do not need. Ends at SIGTERM. Messages go to standard error.
 ";
 
 /// The vsock port to listen at: the highest that only a privileged program can take, so that no other program of the
@@ -110,6 +110,9 @@ fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
     let relay = Relay::bind(listen, config.clone())?;
     privileges::drop_unneeded(&config);
     signal::stop_at_end(relay.stopper());
+    if let Err(error) = seccomp::confine(listen, &config) {
+        eprintln!("gangplank-relay: system calls are not restricted: {error}");
+    }
     for listen in listen {
         eprintln!("gangplank-relay: listening at {listen}");
     }

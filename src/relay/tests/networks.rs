@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use channel::{DialErrorKind, Open, dial, dial_datagrams, ports};
+use channel::{DialErrorKind, Open, Ports, dial, dial_datagrams, ports};
 use common::*;
 use relay::{Config, Containers, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -269,6 +269,27 @@ async fn a_container_is_found_by_the_cgroup_of_its_process() {
     .await;
 }
 
+fn all_of(ports: &Ports) -> Vec<String> {
+    ports.listening.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn ports_that_do_not_fit_into_one_answer_are_told_in_several() {
+    let mut listeners = Vec::new();
+    for _ in 0..300 {
+        // An address of its own, since other tests count on ports that are free.
+        listeners.push(tokio::net::TcpListener::bind("127.0.0.77:0").await.unwrap());
+    }
+    let guest = Guest::start();
+    let told = ports(&guest.endpoint(), "").await.unwrap();
+    assert!(!told.is_cut);
+    let all = all_of(&told);
+    for listener in &listeners {
+        let expected = format!("tcp:{}", listener.local_addr().unwrap());
+        assert_eq!(all.iter().filter(|&at| *at == expected).count(), 1, "{expected} in {all:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_relay_tells_what_listens_in_each_namespace() {
     let (port, udp) = (pod(echo).await, udp_echo().await);
@@ -280,16 +301,15 @@ async fn the_relay_tells_what_listens_in_each_namespace() {
     let containers = Containers { path, by_cgroup: false };
     let guest = Guest::start_with(Config { containers, ..Config::default() });
 
-    let here: Vec<_> = ports(&guest.endpoint(), "").await.unwrap().iter().map(ToString::to_string).collect();
+    let here = all_of(&ports(&guest.endpoint(), "").await.unwrap());
     for expected in [format!("tcp:127.0.0.1:{port}"), format!("udp:127.0.0.1:{udp}")] {
         assert!(here.contains(&expected), "{expected} is not among {here:?}");
     }
-    let there: Vec<_> =
-        ports(&guest.endpoint(), "c1").await.unwrap().iter().map(ToString::to_string).collect();
+    let there = all_of(&ports(&guest.endpoint(), "c1").await.unwrap());
     assert_eq!(there, [format!("tcp:127.0.0.1:{inside}")]);
     // As root with all capabilities, this process sees whose port it is.
     let named = ports(&guest.endpoint(), "c1").await.unwrap();
-    assert_eq!(named[0].process, "python3");
+    assert_eq!(named.listening[0].process, "python3");
 
     let error = ports(&guest.endpoint(), "c2").await.unwrap_err();
     assert!(error.cause.contains("could not tell what listens") && error.cause.contains("`c2`"), "{error}");

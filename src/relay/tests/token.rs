@@ -42,7 +42,7 @@ async fn with_the_token_all_is_as_without_one() {
     assert_eq!(error.kind, DialErrorKind::Refused, "{error}");
     let endpoint = guest.endpoint();
     let listening = ports(Way { endpoint: &endpoint, token: Some(&ours) }, "").await.unwrap();
-    assert!(listening.iter().any(|at| at.address.port() == port));
+    assert!(listening.listening.iter().any(|at| at.address.port() == port));
 }
 
 #[tokio::test]

@@ -3,10 +3,43 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::open::{self, Network, Opened};
+use crate::open::{self, Network};
 
 /// The longest name of a process that is taken from a guest, in characters: Linux' own limit (TASK_COMM_LEN).
 const MAX_NAME: usize = 15;
+
+/// What listens in a guest, as far as it is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// TCP before UDP, lowest ports first; at most [`MOST`](Self::MOST).
+    pub listening: Vec<Listening>,
+    /// Whether there are more.
+    pub is_cut: bool,
+}
+
+impl Ports {
+    /// The most that are told of one guest or container.
+    pub const MOST: usize = 1_000;
+
+    /// Adds what an answer names. Only what is behind the last so far counts, in the order of the list: so a guest that
+    /// repeats itself, as a relay that gives its beginning alone does, comes to an end.
+    pub fn add(&mut self, answer: &[open::Listening]) {
+        for listening in answer.iter().filter_map(Listening::from_message) {
+            if self.listening.last().is_none_or(|last| last.place() < listening.place()) {
+                self.is_cut |= self.listening.len() == Self::MOST;
+                if self.is_cut {
+                    return;
+                }
+                self.listening.push(listening);
+            }
+        }
+    }
+
+    /// The last so far, as a relay that is asked for more understands it; at first empty.
+    pub(super) fn last(&self) -> String {
+        self.listening.last().map(Listening::to_string).unwrap_or_default()
+    }
+}
 
 /// A port on which a program of the guest listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,11 +53,6 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// All that an answer names.
-    pub fn all(answer: &Opened) -> Vec<Self> {
-        answer.listening.iter().filter_map(Self::from_message).collect()
-    }
-
     /// Nothing, where the relay names what is no port.
     fn from_message(message: &open::Listening) -> Option<Self> {
         let ip: IpAddr = message.host.parse().ok()?;
@@ -32,6 +60,11 @@ impl Listening {
         // A program in the guest chooses its name, and somebody's terminal may show it.
         let process = message.process.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
         Some(Self { network: message.network(), address: SocketAddr::new(ip, port), process })
+    }
+
+    /// Its place in the list.
+    fn place(&self) -> (i32, u16, IpAddr) {
+        (self.network.into(), self.address.port(), self.address.ip())
     }
 
     /// Whether a dial of `localhost` by TCP reaches it.
@@ -69,6 +102,30 @@ mod tests {
         );
         assert_eq!(from(Network::Tcp, "127.0.0.1", 65_536), None);
         assert_eq!(from(Network::Tcp, "web", 80), None);
+    }
+
+    fn messages(ports: impl IntoIterator<Item = u32>) -> Vec<open::Listening> {
+        let message =
+            |port| open::Listening { network: 1, host: "::1".to_owned(), port, process: String::new() };
+        ports.into_iter().map(message).collect()
+    }
+
+    #[test]
+    fn what_is_told_is_bounded_and_says_so() {
+        let mut ports = Ports::default();
+        assert_eq!(ports.last(), "");
+        ports.add(&messages(1..=600));
+        assert_eq!(
+            (ports.listening.len(), ports.is_cut, ports.last().as_str()),
+            (600, false, "tcp:[::1]:600")
+        );
+        // Said before, and no port.
+        ports.add(&messages([1, 600, 65_536]));
+        assert_eq!(ports.listening.len(), 600);
+        ports.add(&messages(601..=1_000));
+        assert_eq!((ports.listening.len(), ports.is_cut), (1_000, false));
+        ports.add(&messages(1_000..=1_001));
+        assert_eq!((ports.listening.len(), ports.is_cut), (1_000, true));
     }
 
     #[test]

@@ -12,7 +12,9 @@ pub struct Open {
     #[prost(enumeration = "Network", tag = "2")]
     pub network: i32,
     /// TCP and UDP: "HOST:PORT", where HOST is an IPv4 address, an IPv6 address in brackets, "localhost" or nothing;
-    /// the latter two mean the loopback addresses, IPv4 first. UNIX: the path of a socket.
+    /// the latter two mean the loopback addresses, IPv4 first. UNIX: the path of a socket. LISTENING: the last port of
+    /// the answer before, "tcp:ADDRESS:PORT" or "udp:ADDRESS:PORT", where that was cut; a relay that
+    /// does not know this begins again.
     #[prost(string, tag = "3")]
     pub address: ::prost::alloc::string::String,
     /// How long the relay may try, all addresses together, in milliseconds. 0: the relay's own limit, which also
@@ -58,10 +60,10 @@ pub struct Opened {
     /// What was tried and what came of it, one sentence. Empty when connected.
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
-    /// What listens, where that was asked.
+    /// What listens, where that was asked: TCP before UDP, lowest ports first, then by address, IPv4 first.
     #[prost(message, repeated, tag = "4")]
     pub listening: ::prost::alloc::vec::Vec<Listening>,
-    /// Whether more listens than this message could hold.
+    /// Whether more listens than this message could hold. The host may ask for what comes behind it.
     #[prost(bool, tag = "5")]
     pub is_cut: bool,
     /// KIND_PROOF: the relay's 32 random bytes.
@@ -161,8 +163,8 @@ pub enum Network {
     Udp = 2,
     /// The byte stream of a Unix socket.
     Unix = 3,
-    /// No connection: the answer lists what listens in the namespace, and nothing follows it. Address and time are not
-    /// looked at.
+    /// No connection: the answer lists what listens in the namespace, and nothing follows it. The time is not looked
+    /// at.
     Listening = 4,
 }
 impl Network {

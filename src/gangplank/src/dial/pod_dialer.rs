@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use channel::{Listening, Token};
+use channel::{Ports, Token};
 use relay::Rule;
 use streaming::{DialError, DialErrorKind};
 
@@ -86,12 +86,11 @@ impl PodDialer {
         reach::reach(&self.sockets, &self.door, &request, patience).await.map(PodConn::from)
     }
 
-    /// What listens in the pod, or in one of its containers: TCP before UDP, lowest ports first, at most
-    /// about 100 ports.
+    /// What listens in the pod, or in one of its containers.
     ///
     /// # Errors
-    /// When the relay is not reached within 4 s, or is older than the request.
-    pub async fn ports(&self, container: &str) -> Result<Vec<Listening>, DialError> {
+    /// When the relay is not reached within 4 s each time that it is asked, or is older than the request.
+    pub async fn ports(&self, container: &str) -> Result<Ports, DialError> {
         ports::ports(&self.sockets, &self.door, container).await
     }
 }

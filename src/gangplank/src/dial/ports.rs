@@ -1,8 +1,9 @@
 //! What listens in a pod: its relay tells, or the kernel does where there is none.
 
+use std::io;
 use std::time::Duration;
 
-use channel::Listening;
+use channel::Ports;
 use streaming::{DialError, DialErrorKind};
 
 use super::direct::no_socket;
@@ -17,15 +18,11 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 /// As many ports are named of those that listen.
 const MOST_PORTS: usize = 20;
 
-/// What listens behind this door: TCP before UDP, lowest ports first, at most about 100.
+/// What listens behind this door.
 ///
 /// # Errors
 /// When the relay is not reached or is older than the request; when the namespace must not be entered.
-pub(super) async fn ports(
-    sockets: &Sockets,
-    door: &Door,
-    container: &str,
-) -> Result<Vec<Listening>, DialError> {
+pub(super) async fn ports(sockets: &Sockets, door: &Door, container: &str) -> Result<Ports, DialError> {
     let Endpoint::Netns(namespace) = &door.endpoint else {
         let endpoint = relay_of(door).await?;
         return channel::ports(door.way(&endpoint), container).await.map_err(from_channel);
@@ -39,17 +36,19 @@ pub(super) async fn ports(
         return Err(DialError::new(DialErrorKind::Unsupported, cause));
     }
     let namespace_file = sockets.foreign(namespace).map_err(|error| no_socket(namespace, pod, &error))?;
-    let internal = |text: &str| {
+    let internal = |error: &io::Error| {
         let cause = format!(
-            "read what listens in network namespace {} of pod {pod:?}: {text}; run gangplank as root or with \
+            "read what listens in network namespace {} of pod {pod:?}: {error}; run gangplank as root or with \
              CAP_SYS_ADMIN",
             namespace.display()
         );
         DialError::new(DialErrorKind::Internal, cause)
     };
     let answer = tokio::task::spawn_blocking(|| relay::listening(namespace_file)).await;
-    let answer = answer.map_err(|error| internal(&error.to_string()))?;
-    if answer.text.is_empty() { Ok(Listening::all(&answer)) } else { Err(internal(&answer.text)) }
+    let listening = answer.map_err(io::Error::from).flatten().map_err(|error| internal(&error))?;
+    let mut ports = Ports::default();
+    ports.add(&listening);
+    Ok(ports)
 }
 
 /// A line for the log: what listens instead of the port that refused. None if that cannot be told in time.
@@ -58,9 +57,9 @@ pub(super) async fn instead(sockets: &Sockets, door: &Door, request: &Request) -
     let listening = ports(sockets, door, &request.container);
     let listening = tokio::time::timeout(LOOK_UP, listening).await.ok()?.ok()?;
     let mut ports: Vec<_> =
-        listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
+        listening.listening.iter().filter(|at| at.is_local_tcp()).map(|at| at.address.port()).collect();
     ports.dedup();
-    let more = if ports.len() > MOST_PORTS { " and more" } else { "" };
+    let more = if ports.len() > MOST_PORTS || listening.is_cut { " and more" } else { "" };
     ports.truncate(MOST_PORTS);
     let others = match &ports[..] {
         [] => "nothing does on any other port".to_owned(),

@@ -113,7 +113,8 @@ impl Front {
         let ListPorts { handle, container_id } = self::params(params)?;
         let pod = self.pod(&handle)?;
         let ports = self.dialer.ports(&pod, &container_id).await?;
-        Ok(json!({ "handle": &*pod.id, "ports": ports.iter().map(port).collect::<Vec<_>>() }))
+        let listening: Vec<_> = ports.listening.iter().map(port).collect();
+        Ok(json!({ "handle": &*pod.id, "ports": listening, "more": ports.is_cut }))
     }
 
     pub(super) fn list_sessions(&self, params: Value) -> Result<Value, RpcError> {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use channel::{Channel, DialError, Endpoint, Open, dial};
-use relay::{Config, Listen, Relay, Stopper};
+use relay::{Config, Listen, Relay, Stopper, seccomp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -33,9 +33,7 @@ impl Guest {
     pub fn start_with(config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listen = Listen::Unix { path: folder.path().join("relay.sock") };
-        let relay = Relay::bind(&[listen], config).unwrap();
-        let stopper = relay.stopper();
-        let relay = std::thread::spawn(move || relay.run().unwrap());
+        let (stopper, relay) = start_confined(listen, config);
         Self { folder, stopper, relay: Some(relay) }
     }
 
@@ -67,6 +65,19 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A relay in a thread that can make no other system calls than the program can: so what a feature needs is on the
+/// list, or its test fails.
+pub fn start_confined(listen: Listen, config: Config) -> (Stopper, JoinHandle<()>) {
+    let relay = Relay::bind(std::slice::from_ref(&listen), config.clone()).unwrap();
+    let stopper = relay.stopper();
+    let run = move || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        seccomp::confine(&[listen], &config).expect("a kernel with seccomp");
+        relay.run().unwrap();
+    };
+    (stopper, std::thread::spawn(run))
 }
 
 /// A pod that serves every connection this way; gives its port.
