@@ -111,10 +111,10 @@ fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
     privileges::drop_unneeded(&config);
     signal::stop_at_end(relay.stopper());
     if let Err(error) = seccomp::confine(listen, &config) {
-        eprintln!("gangplank-relay: system calls are not restricted: {error}");
+        (config.log)(format_args!("system calls are not restricted: {error}"));
     }
     for listen in listen {
-        eprintln!("gangplank-relay: listening at {listen}");
+        (config.log)(format_args!("listening at {listen}"));
     }
     relay.run()
 }
