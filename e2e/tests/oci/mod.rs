@@ -16,6 +16,9 @@ use super::{ECHO, MIB, fetch, soon, talk, tcp};
 /// Where the relay listens without options. The guest's own is at another port.
 const PORT: u32 = 1023;
 
+/// Where another relay of the guest's own listens, which finds containers by their cgroups.
+const BY_CGROUP: u32 = 1022;
+
 /// Where the guest has the path of the app's network namespace.
 const NETNS: &str = "/run/app.net";
 
@@ -50,6 +53,7 @@ fn boot() -> Pod {
         {runc} run --no-pivot --detach --pid-file /run/app.pid --bundle app app
         busybox ln -s /proc/$(busybox cat /run/app.pid)/ns/net {NETNS}
         {runc} run --no-pivot --detach --bundle relay relay
+        gangplank-relay --listen vsock://{BY_CGROUP} --cgroup &
         {runc} run --no-pivot --bundle confined confined
         echo extra: the confined relay ended with status $?
         "
@@ -65,7 +69,9 @@ async fn a_relay_that_is_a_container_of_the_pod_reaches_the_pods_ports() {
     let mut pod = boot();
     let console = pod.guest().wait_for_console(&format!("listening at vsock://{PORT}"));
     let own: Endpoint = pod.endpoint().parse().unwrap();
-    let endpoint: Endpoint = format!("hvsock://{}:{PORT}", pod.guest().socket().display()).parse().unwrap();
+    let [endpoint, by_cgroup] = [PORT, BY_CGROUP].map(|port| -> Endpoint {
+        format!("hvsock://{}:{port}", pod.guest().socket().display()).parse().unwrap()
+    });
     let reach = async |port| soon(dial(&endpoint, tcp(port))).await.unwrap();
 
     let name = fetch(reach(CONTAINER_PORT).await, "/name").await;
@@ -81,6 +87,13 @@ async fn a_relay_that_is_a_container_of_the_pod_reaches_the_pods_ports() {
         let refused = soon(dial(endpoint, tcp(port))).await.unwrap_err();
         assert_eq!(refused.kind, DialErrorKind::Refused, "{refused}");
     }
+
+    // runc gives each container a cgroup of its id, here one of cgroup v2.
+    let at = |container| tcp(CONTAINER_PORT).in_container(container);
+    let name = fetch(soon(dial(&by_cgroup, at("app"))).await.unwrap(), "/name").await;
+    assert_eq!(String::from_utf8_lossy(&name), "app\n");
+    let missing = soon(dial(&by_cgroup, at("other"))).await.unwrap_err();
+    assert!(missing.to_string().contains("`other` is not in the guest"), "{missing}");
 
     // That profile has no AF_VSOCK.
     let told = format!("cannot listen at vsock://{PORT}: Operation not permitted");
