@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 
 use crate::leftover::Leftover;
+use crate::packet::IN_ONE_PIECE;
 use crate::side::Side;
 
 /// Reads of each side before other connections have their turn: at most 1 MiB a direction.
@@ -23,11 +24,11 @@ pub(crate) const ROUNDS: usize = 8;
 /// Room for what comes before the payload of a DATA frame.
 const BEFORE: usize = MAX_CONTROL + HEADER_LEN;
 
-/// What is read of the pod at once: with all that goes before it, one packet of AF_VSOCK, which has at most 64 KiB. A
-/// frame of four bytes more would be two packets.
-const READ: usize = (64 << 10) - BEFORE;
+/// What is read of the pod at once: with all that goes before it, one packet of AF_VSOCK, which has at most 64 KiB, or
+/// two where those must be smaller. A frame of a few bytes more would be a packet more.
+const READ: usize = 2 * IN_ONE_PIECE - BEFORE;
 
-const _: () = assert!(READ <= MAX_DATA);
+const _: () = assert!(READ + BEFORE <= 64 << 10 && READ <= MAX_DATA);
 
 /// The scratch buffer that all connections share: one read of the host gives two of the largest frames.
 pub(crate) const SCRATCH: usize = 128 << 10;

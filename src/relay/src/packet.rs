@@ -8,7 +8,7 @@
 
 /// The largest packet that lies in one piece: 32 KiB less header and bookkeeping, which are some 400 bytes, where pages
 /// have 4 KiB as everywhere but on some arm64, and more there.
-const IN_ONE_PIECE: usize = (32 << 10) - 512;
+pub(crate) const IN_ONE_PIECE: usize = (32 << 10) - 512;
 
 /// The first kernel, by its two numbers, of which some make packets of several pieces.
 const FIRST_WITH_PIECES: (u32, u32) = (6, 12);
