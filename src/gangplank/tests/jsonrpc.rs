@@ -449,7 +449,7 @@ fn pods_can_be_registered_and_taken_away() {
     let listed = &listed["pods"][0];
     assert_eq!(listed["name"], "vm-1");
     assert_eq!((&listed["registered"], &listed["connections"]), (&json!(true), &json!(0)));
-    assert_eq!(listed["relay"], json!({ "answers": true, "protocol": 1 }));
+    assert_eq!(listed["relay"], json!({ "answers": true, "protocol": 2 }));
     half_closes(Caller::of(&daemon).dials(json!({ "handle": "vm-1", "port": sink(3) })), b"");
 
     assert_eq!(caller.gets("pod.unregister", json!({ "handle": "vm-1" })), json!({ "handle": "vm-1" }));
