@@ -53,6 +53,10 @@ pub const RAW_PORT: u32 = 2000;
 /// The same through a plain relay in the guest: two threads for a connection, with a buffer of 64 KiB each.
 pub const PLAIN_PORT: u32 = 2050;
 
+/// In a guest, a connection to this vsock port gets a line with what its TCP can do by itself, from one process to
+/// another: MB/s from and to [`bulk`](crate::bulk)'s ports, and microseconds for a byte there and back.
+pub const HOP_PORT: u32 = 2060;
+
 /// In a guest, a connection to this vsock port kills the relay, which is then started again.
 pub const KILL_PORT: u32 = 2100;
 

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use gangplank_e2e::bulk;
 use gangplank_e2e::services::{
-    BULK_PORT, KILL_PORT, PLAIN_PORT, RAW_PORT, READY_PORT, RELAY_PORT, UDP_PORT, UNIX_SOCKET,
+    BULK_PORT, HOP_PORT, KILL_PORT, PLAIN_PORT, RAW_PORT, READY_PORT, RELAY_PORT, UDP_PORT, UNIX_SOCKET,
 };
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::hop;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// vsock's addresses (vsock(7)): of anybody, of the guest itself, of its host.
@@ -47,6 +49,8 @@ pub(crate) fn serve_plainly() -> io::Result<()> {
         let plain = bulk::listen(Domain::VSOCK, &SockAddr::vsock(ANY_CID, PLAIN_PORT + port as u32))?;
         thread::spawn(move || relay_plainly(&plain, tcp));
     }
+    let hop = bulk::listen(Domain::VSOCK, &SockAddr::vsock(ANY_CID, HOP_PORT))?;
+    thread::spawn(move || hop::serve(&hop));
     Ok(())
 }
 

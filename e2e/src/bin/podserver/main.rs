@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "its ports are its output")]
 
 mod guest;
+mod hop;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
