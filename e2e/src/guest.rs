@@ -107,10 +107,23 @@ impl Guest {
     /// # Panics
     /// Where the guest does not answer.
     pub fn kill_relay(&self) {
-        let mut asking = UnixStream::connect(self.socket()).expect("the device answers");
-        writeln!(asking, "CONNECT {KILL_PORT}").unwrap();
         // Until the guest closes: leaving before OK would kill the device.
-        io::copy(&mut asking, &mut io::sink()).unwrap();
+        io::copy(&mut self.connect(KILL_PORT), &mut io::sink()).unwrap();
+    }
+
+    /// A connection to a vsock port of the guest's, without a relay.
+    ///
+    /// # Panics
+    /// Where the guest does not take it.
+    pub fn connect(&self, port: u32) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).expect("the device answers");
+        // In one write, as the device takes what it reads first for the whole line.
+        stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte).expect("the guest takes the connection");
+        }
+        stream
     }
 
     /// Stops its processor; nothing else tells that it is paused.

@@ -142,7 +142,7 @@ async fn futures<'a, T>(worlds: &'a [World; 3], with: impl AsyncFn(&'a World) ->
 #[tokio::test]
 async fn a_kernel_that_cuts_packets_into_pieces_loses_no_byte() {
     let world = World::of(Guest::boot_newer);
-    let mut raw = connect_raw(&world.guest, RAW_PORT + bulk::Port::Source as u32);
+    let mut raw = world.guest.connect(RAW_PORT + bulk::Port::Source as u32);
     raw.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     raw.write_all(&(256u64 << 10).to_be_bytes()).unwrap();
     let lost =
@@ -162,17 +162,6 @@ async fn a_kernel_that_cuts_packets_into_pieces_loses_no_byte() {
         soon(datagrams.send(&sent[..len])).await.unwrap();
         assert!(soon(datagrams.receive()).await.unwrap().expect("no end") == sent[..len], "{len} bytes");
     }
-}
-
-/// A vsock port of the guest's without a relay.
-fn connect_raw(guest: &Guest, port: u32) -> UnixStream {
-    let mut raw = UnixStream::connect(guest.socket()).unwrap();
-    writeln!(raw, "CONNECT {port}").unwrap();
-    let mut byte = [0];
-    while byte != *b"\n" {
-        raw.read_exact(&mut byte).unwrap();
-    }
-    raw
 }
 
 /// Both ends write and nobody reads, until everything stands still; then somebody does.
