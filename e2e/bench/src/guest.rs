@@ -5,7 +5,7 @@
 //! simplest kind from vsock to the pod's TCP port, and `channel` ours to that port. An emulated processor makes that hop
 //! dear.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -100,10 +100,10 @@ fn measure_way(way: Way, guest: &Guest, sizes: Sizes) -> Result<[f64; 3]> {
 
 /// What the guest says of its TCP.
 fn measure_hop(device: &Path) -> Result<[f64; 3]> {
-    let mut stream =
-        RawSession::new(device, HOP_PORT).connect(HOP_PORT).doing("asking the guest of its TCP")?;
+    let asking = "asking the guest of its TCP";
+    let stream = RawSession::new(device, HOP_PORT).connect(HOP_PORT).doing(asking)?;
     let mut line = String::new();
-    stream.read_to_string(&mut line).doing("asking the guest of its TCP")?;
+    BufReader::new(stream).read_line(&mut line).doing(asking)?;
     let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     figures.try_into().map_err(|_| Error::Contender(format!("the guest says of its TCP: {line:?}")))
 }
