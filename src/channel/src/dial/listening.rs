@@ -22,7 +22,7 @@ impl Ports {
     pub const MOST: usize = 1_000;
 
     /// Adds what an answer names. Only what is behind the last so far counts, in the order of the list: so a guest that
-    /// repeats itself, as a relay that gives its beginning alone does, comes to an end.
+    /// repeats itself comes to an end.
     pub fn add(&mut self, answer: &[open::Listening]) {
         for listening in answer.iter().filter_map(Listening::from_message) {
             if self.listening.last().is_none_or(|last| last.place() < listening.place()) {

@@ -13,8 +13,7 @@ pub struct Open {
     pub network: i32,
     /// TCP and UDP: "HOST:PORT", where HOST is an IPv4 address, an IPv6 address in brackets, "localhost" or nothing;
     /// the latter two mean the loopback addresses, IPv4 first. UNIX: the path of a socket. LISTENING: the last port of
-    /// the answer before, "tcp:ADDRESS:PORT" or "udp:ADDRESS:PORT", where that was cut; a relay that
-    /// does not know this begins again.
+    /// the answer before, "tcp:ADDRESS:PORT" or "udp:ADDRESS:PORT", where that was cut.
     #[prost(string, tag = "3")]
     pub address: ::prost::alloc::string::String,
     /// How long the relay may try, all addresses together, in milliseconds. 0: the relay's own limit, which also

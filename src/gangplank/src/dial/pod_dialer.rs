@@ -89,7 +89,7 @@ impl PodDialer {
     /// What listens in the pod, or in one of its containers.
     ///
     /// # Errors
-    /// When the relay is not reached within 4 s each time that it is asked, or is older than the request.
+    /// When the relay is not reached within 4 s each time that it is asked.
     pub async fn ports(&self, container: &str) -> Result<Ports, DialError> {
         ports::ports(&self.sockets, &self.door, container).await
     }

@@ -21,7 +21,7 @@ const MOST_PORTS: usize = 20;
 /// What listens behind this door.
 ///
 /// # Errors
-/// When the relay is not reached or is older than the request; when the namespace must not be entered.
+/// When the relay is not reached; when the namespace must not be entered.
 pub(super) async fn ports(sockets: &Sockets, door: &Door, container: &str) -> Result<Ports, DialError> {
     let Endpoint::Netns(namespace) = &door.endpoint else {
         let endpoint = relay_of(door).await?;
