@@ -18,7 +18,7 @@ fn cri_messages_are_those_of_the_proto_file() {
     let present = fs::read_to_string(&checked_in).unwrap_or_default();
     assert!(
         present == generated,
-        "{} differs from proto/cri.proto; write it anew with: {WRITE}=1 cargo test -p k8s-api",
+        "{} differs from proto/cri.proto; update it with: {WRITE}=1 cargo test -p k8s-api",
         checked_in.display()
     );
 }
