@@ -25,7 +25,7 @@ use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
 use crate::{Channel, Datagrams, Endpoint, Way};
 
 pub use error::{DialError, DialErrorKind};
-pub use listening::{Listening, Ports};
+pub use listening::Ports;
 pub(crate) use seat::Seat;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
@@ -71,7 +71,7 @@ pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Ports
         let had = ports.listening.len();
         let open = Open::listening(ports.last(), LOOK_UP).in_container(container);
         let answer = reach(way, open).await?.opened;
-        ports.add(&answer.listening);
+        ports.add(answer.listening.iter().filter_map(listening::from_message));
         if !answer.is_cut || ports.is_cut {
             return Ok(ports);
         }

@@ -29,7 +29,7 @@ pub use token::Token;
 pub use crate::{
     channel::Channel,
     datagrams::Datagrams,
-    dial::{DialError, DialErrorKind, Listening, Ports, dial, dial_datagrams, ports},
+    dial::{DialError, DialErrorKind, Ports, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
     way::Way,
 };

@@ -136,7 +136,7 @@ pub(crate) struct Dial {
 
 impl Dial {
     /// The rules in their order.
-    pub(crate) fn rules(&self) -> Vec<relay::Rule> {
+    pub(crate) fn rules(&self) -> Vec<gangplank_podnet::Rule> {
         self.rules.iter().map(|rule| rule.0.clone()).collect()
     }
 }

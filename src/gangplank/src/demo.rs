@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use gangplank_podnet::Network;
 use tempfile::TempDir;
 
 pub(crate) use self::guest::{GuestOptions, guest};
@@ -25,7 +26,6 @@ use self::page::{FetchError, fetch};
 use self::pod::{Pod, PodError};
 use crate::config::{Config, ConfigError, Log};
 use crate::daemon::{Addresses, Daemon, DaemonError};
-use crate::dial::Network;
 use crate::forward::{Forward, ForwardError, PortPair, Report, Target, Way};
 use crate::listen::ListenError;
 use crate::logs;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use channel::{Ports, Token};
-use relay::Rule;
+use gangplank_podnet::Rule;
 use streaming::{Dial, DialError, DialErrorKind, Target};
 use tokio::sync::Semaphore;
 
@@ -31,7 +31,6 @@ pub use self::pod_dialer::PodDialer;
 use self::reach::Door;
 pub(crate) use self::reach::Patience;
 pub(crate) use self::request::Request;
-pub use self::request::{Network, RequestError};
 use crate::connections::{Caller, Connections};
 use crate::pods::{Endpoint, Obstacle, Pod, Registry, Route};
 use crate::runtime::{Runtime, network_namespace};

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gangplank_podnet::Network;
 use streaming::{ClientError, Connection};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -35,7 +36,6 @@ pub(crate) use self::report::Report;
 use self::udp::Peer;
 use crate::cli::{RPC, unix_url};
 use crate::config::UnixUrl;
-use crate::dial::Network;
 use crate::jsonrpc::client::CallError;
 use crate::signals::Signals;
 

@@ -28,7 +28,7 @@ mod table;
 mod terminal;
 mod top;
 
-pub use channel::{Listening, Ports, Token, token::TokenError};
-pub use dial::{Network, PodConn, PodDialer, RequestError};
+pub use channel::{Ports, Token, token::TokenError};
+pub use dial::{PodConn, PodDialer};
+pub use gangplank_podnet::{AddressError, ListeningPort, Network, PatternError, Rule, RuleError};
 pub use pods::{Endpoint, EndpointError};
-pub use relay::{PatternError, Rule, RuleError};

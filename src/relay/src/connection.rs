@@ -21,14 +21,13 @@ use channel::token::{self, Nonce};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-use crate::address;
 use crate::dialling::{Dialling, Progress};
 use crate::exchange::Exchange;
 use crate::leftover::Leftover;
 use crate::listening;
 use crate::moving::{End, Moving};
-use crate::place::Place;
 use crate::relay::{Config, Token};
+use crate::requested;
 use crate::side::Side;
 
 #[derive(Debug)]
@@ -287,13 +286,13 @@ impl Connection {
     }
 
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
-        let place = || Place::find(&open.container, &turn.config.containers);
+        let place = || requested::namespaces(&open.container, &turn.config.containers);
         if open.network() == Network::Listening {
             let opened =
                 place().map_or_else(|opened| opened, |place| listening::answer(&place, &open.address));
             return self.answer(&opened, turn);
         }
-        let addresses = address::addresses(open, &turn.config.rules);
+        let addresses = requested::addresses(open, &turn.config.rules);
         match addresses.and_then(|addresses| Ok((addresses, place()?))) {
             Ok((addresses, place)) => {
                 self.state = State::Dialling(Dialling::new(addresses, place));

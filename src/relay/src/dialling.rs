@@ -3,17 +3,16 @@
 use std::os::fd::OwnedFd;
 
 use channel::open::{Kind, Opened};
+use gangplank_podnet::{Address, Namespaces};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
 
-use crate::address::Address;
-use crate::place::Place;
 use crate::side::Side;
 
 /// A dial under way. Its time limit is its connection's deadline.
 #[derive(Debug)]
 pub(crate) struct Dialling {
-    place: Place,
+    namespaces: Namespaces,
     rest: std::vec::IntoIter<Address>,
     current: Option<(Address, Side)>,
     tried: Vec<String>,
@@ -35,8 +34,8 @@ pub(crate) enum Progress {
 
 impl Dialling {
     /// Nothing is dialled before the first [`proceed`](Self::proceed).
-    pub(crate) fn new(addresses: Vec<Address>, place: Place) -> Self {
-        Self { place, rest: addresses.into_iter(), current: None, tried: Vec::new(), first_error: None }
+    pub(crate) fn new(addresses: Vec<Address>, namespaces: Namespaces) -> Self {
+        Self { namespaces, rest: addresses.into_iter(), current: None, tried: Vec::new(), first_error: None }
     }
 
     /// The socket that is being connected.
@@ -58,7 +57,7 @@ impl Dialling {
         }
         for address in self.rest.by_ref() {
             self.tried.push(address.to_string());
-            match connect(&address, &self.place) {
+            match connect(&address, &self.namespaces) {
                 Ok((fd, true)) => {
                     let is_of_datagrams = matches!(address, Address::Udp(_));
                     return Progress::Connected { pod: Side::new(fd), is_known: false, is_of_datagrams };
@@ -81,7 +80,7 @@ impl Dialling {
     /// The first error is told: it is that of the address which is meant in most cases.
     pub(crate) fn failed(&self, error: Errno) -> Opened {
         let (kind, what) = explain(error);
-        let tried = self.tried.join(" nor ");
+        let tried = self.tried.join(" or ");
         Opened::failed(kind, error.raw_os_error(), &format!("{what} {tried} in the guest ({error})"))
     }
 }
@@ -106,24 +105,24 @@ fn explain(error: Errno) -> (Kind, &'static str) {
 }
 
 /// Begins to connect; whether that is done already, as it often is on loopback and always with datagrams.
-fn connect(address: &Address, place: &Place) -> Result<(OwnedFd, bool), Errno> {
+fn connect(address: &Address, namespaces: &Namespaces) -> Result<(OwnedFd, bool), Errno> {
     let (socket, begun) = match address {
         Address::Tcp(address) => {
-            let socket = place.socket(family(address), SocketType::STREAM)?;
+            let socket = namespaces.socket(family(address), SocketType::STREAM)?;
             // The host has gathered the bytes already; nothing is gained by waiting for more.
             sockopt::set_tcp_nodelay(&socket, true)?;
             let begun = rustix::net::connect(&socket, address);
             (socket, begun)
         }
         Address::Udp(address) => {
-            let socket = place.socket(family(address), SocketType::DGRAM)?;
+            let socket = namespaces.socket(family(address), SocketType::DGRAM)?;
             let begun = rustix::net::connect(&socket, address);
             (socket, begun)
         }
         Address::Unix(path) => {
             // Unix sockets with a path know no network namespace.
-            let socket = Place::default().socket(AddressFamily::UNIX, SocketType::STREAM)?;
-            let (path, _file) = place.locate(path)?;
+            let socket = Namespaces::default().socket(AddressFamily::UNIX, SocketType::STREAM)?;
+            let (path, _file) = namespaces.locate(path)?;
             let begun = rustix::net::connect(&socket, &SocketAddrUnix::new(path)?);
             (socket, begun)
         }

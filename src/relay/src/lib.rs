@@ -16,7 +16,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod address;
 mod announce;
 mod connection;
 mod connections;
@@ -27,19 +26,15 @@ mod listen;
 mod listening;
 mod moving;
 mod packet;
-mod place;
-mod policy;
 pub mod privileges;
 mod relay;
+mod requested;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "seccomp/none.rs")]
 pub mod seccomp;
 mod side;
 pub mod signal;
 mod timer;
 
-pub use address::Address;
+pub use gangplank_podnet::{Containers, Rule};
 pub use listen::{Listen, ListenError};
-pub use listening::listening;
-pub use place::Containers;
-pub use policy::{Pattern, PatternError, Rule, RuleError, check};
 pub use relay::{Config, Relay, RelayError, Stopper};

@@ -27,7 +27,7 @@ fn needed(config: &Config) -> CapabilitySet {
     if config.containers.by_cgroup {
         needed |= CapabilitySet::SYS_PTRACE; // what is under /proc/PID of others: ns/net, root
     }
-    if config.rules.iter().any(crate::Rule::opens_paths) {
+    if config.rules.iter().any(gangplank_podnet::Rule::opens_paths) {
         needed |= CapabilitySet::DAC_OVERRIDE; // sockets of other users
     }
     needed
@@ -36,7 +36,7 @@ fn needed(config: &Config) -> CapabilitySet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Containers, Rule};
+    use gangplank_podnet::{Containers, Rule};
 
     #[test]
     fn each_option_keeps_what_it_needs() {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangplank_podnet::{Containers, Rule};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
@@ -16,8 +17,6 @@ use crate::connections::Connections;
 use crate::listen::{Accepted, Listen, Listener};
 use crate::moving::SCRATCH;
 use crate::packet;
-use crate::place::Containers;
-use crate::policy::Rule;
 use crate::timer::Timer;
 
 /// Events taken from the kernel at once; the others wait for the next call.

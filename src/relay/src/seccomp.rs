@@ -138,7 +138,7 @@ mod tests {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_no_new_privs};
 
     use super::*;
-    use crate::Containers;
+    use gangplank_podnet::Containers;
 
     /// Does this on a thread of its own, with the filter for these.
     fn confined(listen: &str, containers: Containers, act: impl FnOnce() + Send + 'static) {

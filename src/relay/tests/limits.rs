@@ -93,7 +93,7 @@ async fn hostile_requests_are_refused() {
         (b"\x01\xff\xff\xff", "16777215 bytes"),
         (b"\x03\x00\x00\x01x", "type 3"),
         (b"\x01\x00\x00\x01\xff", "cannot be decoded"),
-        (b"\x01\x00\x00\x00", "no network"),
+        (b"\x01\x00\x00\x00", "does not know (0)"),
         (b"\x01\x00\x00\x00\x03\x00\x00\x01x", "more than its first message"),
     ] {
         let mut host = Host::connect(&guest).await;

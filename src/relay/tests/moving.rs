@@ -152,7 +152,7 @@ async fn a_refused_port_is_told_and_harms_nobody() {
     let port = unused_port().await;
     let error = guest.try_dial(&format!("localhost:{port}")).await.unwrap_err();
     assert_eq!(error.kind, DialErrorKind::Refused);
-    for part in ["nothing listens", &format!("127.0.0.1:{port} nor [::1]:{port}"), "relay.sock"] {
+    for part in ["nothing listens", &format!("127.0.0.1:{port} or [::1]:{port}"), "relay.sock"] {
         assert!(error.cause.contains(part), "{error}");
     }
     let port = pod(echo).await;

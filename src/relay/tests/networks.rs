@@ -270,7 +270,7 @@ async fn a_container_is_found_by_the_cgroup_of_its_process() {
 }
 
 fn all_of(ports: &Ports) -> Vec<String> {
-    ports.listening.iter().map(ToString::to_string).collect()
+    ports.listening.iter().map(|port| port.position().to_string()).collect()
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ fn a_wrong_command_line_is_told() {
     for (arguments, part) in [
         (&["--listen"][..], "--listen needs a value"),
         (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
-        (&["--allow", "80"], "--allow: `80` is no pattern"),
+        (&["--allow", "80"], "--allow: `80` is not a pattern"),
         (&["--namespace", "/run/netns"], "no absolute path with {id}"),
         (&["--token-file", "/nowhere/token"], "/nowhere/token: cannot read the token"),
         (&["--accept-cid=x"], "--accept-cid:"),

@@ -248,7 +248,7 @@ impl Value for Absolute {
 
 /// Whether an address in a pod may be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DialRule(pub(crate) relay::Rule);
+pub(crate) struct DialRule(pub(crate) gangplank_podnet::Rule);
 
 impl Value for DialRule {
     const EXPECTED: &'static str = r#"a rule: "allow PATTERN" or "deny PATTERN", where PATTERN is NETWORK:ADDRESS:PORT or unix:/PATH, such as "allow tcp:10.0.0.0/8:80", "deny *:loopback:22" or "allow unix:/run/app/*""#;

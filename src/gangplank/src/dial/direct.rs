@@ -4,12 +4,12 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::path::Path;
 
+use gangplank_podnet::HostPort;
 use rustix::net::{AddressFamily, SocketType};
 use streaming::{DialError, DialErrorKind};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::namespace::Sockets;
-use super::request::Address;
 
 /// Connects to the address; where that names no host, to 127.0.0.1 and, if that fails, to ::1. `pod` is its
 /// name, for the error.
@@ -19,7 +19,7 @@ pub(super) async fn dial(
     sockets: &Sockets,
     namespace: &Path,
     pod: &str,
-    address: Address,
+    address: HostPort,
 ) -> Result<TcpStream, DialError> {
     let port = address.port;
     if let Some(ip) = address.host {
@@ -52,7 +52,7 @@ pub(super) async fn datagrams(
     sockets: &Sockets,
     namespace: &Path,
     pod: &str,
-    address: Address,
+    address: HostPort,
 ) -> Result<UdpSocket, DialError> {
     let to = SocketAddr::new(address.host.unwrap_or(Ipv4Addr::LOCALHOST.into()), address.port);
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -133,7 +133,7 @@ mod tests {
     const OWN: &str = "/proc/self/ns/net";
 
     async fn dial_here(port: u16) -> Result<TcpStream, DialError> {
-        dial(&Sockets::start().unwrap(), Path::new(OWN), "demo", Address { host: None, port }).await
+        dial(&Sockets::start().unwrap(), Path::new(OWN), "demo", HostPort::loopback(port)).await
     }
 
     /// Keeps a port from others and does not listen on it, on either address.
@@ -178,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_namespace_that_is_gone_ends_the_session() {
-        let address = Address { host: None, port: 80 };
+        let address = HostPort::loopback(80);
         let sockets = Sockets::start().unwrap();
         let error = dial(&sockets, Path::new("/nowhere/ns"), "demo", address).await.unwrap_err();
         assert_eq!(error.kind, DialErrorKind::SandboxGone);
@@ -228,7 +228,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sockets = Sockets::start().unwrap();
-        let address = Address { host: None, port };
+        let address = HostPort::loopback(port);
         let error = dial(&sockets, Path::new(&elsewhere.path()), "demo", address).await.unwrap_err();
         if rustix::process::geteuid().is_root() {
             assert_eq!(error.kind, DialErrorKind::Unreachable, "{}", error.cause);

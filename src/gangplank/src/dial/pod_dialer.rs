@@ -4,13 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use channel::{Ports, Token};
-use relay::Rule;
+use gangplank_podnet::{Network, Rule};
 use streaming::{DialError, DialErrorKind};
 
 use super::conn::PodConn;
 use super::namespace::Sockets;
 use super::reach::{self, Door, Patience};
-use super::request::{Network, Request};
+use super::request::Request;
 use super::{denied, ports};
 use crate::pods::Endpoint;
 

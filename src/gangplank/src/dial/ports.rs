@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use channel::Ports;
+use gangplank_podnet::{Namespaces, listening};
 use streaming::{DialError, DialErrorKind};
 
 use super::direct::no_socket;
@@ -44,16 +45,18 @@ pub(super) async fn ports(sockets: &Sockets, door: &Door, container: &str) -> Re
         );
         DialError::new(DialErrorKind::Internal, cause)
     };
-    let answer = tokio::task::spawn_blocking(|| relay::listening(namespace_file)).await;
+    let read =
+        || Ok::<Vec<_>, io::Error>(listening(&Namespaces::in_network(namespace_file), None)?.collect());
+    let answer = tokio::task::spawn_blocking(read).await;
     let listening = answer.map_err(io::Error::from).flatten().map_err(|error| internal(&error))?;
     let mut ports = Ports::default();
-    ports.add(&listening);
+    ports.add(listening);
     Ok(ports)
 }
 
 /// A line for the log: what listens instead of the port that refused. None if that cannot be told in time.
 pub(super) async fn instead(sockets: &Sockets, door: &Door, request: &Request) -> Option<String> {
-    let port = request.port_number()?;
+    let port = request.destination.host_port()?.port;
     let listening = ports(sockets, door, &request.container);
     let listening = tokio::time::timeout(LOOK_UP, listening).await.ok()?.ok()?;
     let mut ports: Vec<_> =

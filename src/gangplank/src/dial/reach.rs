@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use channel::{Token, Way};
+use gangplank_podnet::{Destination, Network};
 use streaming::{DialError, DialErrorKind};
 
 use super::conn::Transport;
 use super::framed::{Datagrams, Framed};
 use super::namespace::Sockets;
-use super::request::{Address, Network, Request};
+use super::request::Request;
 use super::{direct, kata};
 use crate::pods::Endpoint;
 
@@ -97,7 +98,7 @@ fn silent(endpoint: &channel::Endpoint, limit: Duration) -> DialError {
 fn late(pod: &str, request: &Request, limit: Duration) -> DialError {
     let cause = format!(
         "connect to {} in pod {pod:?}: no answer within {limit:?}; see whether a packet filter drops it",
-        request.address
+        request.destination
     );
     DialError::new(DialErrorKind::TimedOut, cause)
 }
@@ -109,43 +110,37 @@ async fn direct(
     request: &Request,
     limit: Duration,
 ) -> Result<Transport, DialError> {
-    if let Some(refusal) = not_served(pod, request) {
-        return Err(DialError::new(DialErrorKind::Unsupported, refusal));
+    let container = &request.container;
+    if !container.is_empty() {
+        let cause = format!(
+            "container {container:?}: pod {pod:?} has no relay, and its containers share one network; leave the \
+             container out"
+        );
+        return Err(DialError::new(DialErrorKind::Unsupported, cause));
     }
-    let address: Address = request
-        .address
-        .parse()
-        .map_err(|error| DialError::new(DialErrorKind::Unsupported, format!("{error}")))?;
     let dial = async {
-        match request.network {
-            Network::Udp => direct::datagrams(sockets, namespace, pod, address)
+        match &request.destination {
+            Destination::Tcp(at) => direct::dial(sockets, namespace, pod, *at).await.map(Transport::Tcp),
+            Destination::Udp(at) => direct::datagrams(sockets, namespace, pod, *at)
                 .await
                 .map(|socket| Transport::Datagrams(Framed::new(Datagrams::Socket(socket)))),
-            _ => direct::dial(sockets, namespace, pod, address).await.map(Transport::Tcp),
+            other => Err(DialError::new(DialErrorKind::Unsupported, not_by(pod, other.network()))),
         }
     };
     tokio::time::timeout(limit, dial).await.unwrap_or_else(|_| Err(late(pod, request, limit)))
 }
 
-/// Why an ordinary pod, without a relay, does not serve a request.
-fn not_served(pod: &str, request: &Request) -> Option<String> {
-    let Request { container, network, .. } = request;
-    if !container.is_empty() {
-        return Some(format!(
-            "container {container:?}: pod {pod:?} has no relay, and its containers share one network; leave the \
-             container out"
-        ));
-    }
-    (*network == Network::Unix)
-        .then(|| format!("network {network}: pod {pod:?} has no relay, and is reached by tcp and udp only"))
+fn not_by(pod: &str, network: Network) -> String {
+    format!("network {network}: pod {pod:?} has no relay, so only tcp and udp reach it")
 }
 
 async fn relay(way: Way<'_>, request: &Request, limit: Duration) -> Result<Transport, DialError> {
-    let Request { container, network, address } = request;
+    let Request { container, destination } = request;
+    let (network, address) = (destination.network(), destination.address());
     let open = match network {
         Network::Tcp => channel::Open::tcp(address, limit),
         Network::Udp => channel::Open::udp(address, limit),
-        Network::Unix => channel::Open::unix(address, limit),
+        _ => channel::Open::unix(address, limit),
     };
     let open = open.in_container(container);
     let reached = match network {

@@ -4,12 +4,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use gangplank_podnet::Network;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use super::line::Line;
 use super::{ForwardError, Local, PortPair, udp};
-use crate::dial::Network;
 use crate::listen;
 
 /// A port of one address.

@@ -1,10 +1,10 @@
 //! `[[ADDRESS:]LOCAL:]REMOTE[/udp]`: which port here leads to which port of the pod.
 
+use gangplank_podnet::Network;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-
-use crate::dial::Network;
 
 /// One forwarded port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::{Buf, Bytes, BytesMut};
+use gangplank_podnet::Network;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::message::{RpcError, result_of};
 use crate::config::UnixUrl;
-use crate::dial::Network;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gangplank_podnet::ListeningPort;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use channel::Listening;
-
 use super::Front;
 use super::message::{Code, RpcError};
-use crate::dial::Network;
 use crate::pods::{Pod, Source};
 
 /// How long a relay may take to show that it is there.
@@ -163,10 +161,9 @@ impl Front {
 }
 
 /// What listens; the name of its process only where that is known.
-fn port(at: &Listening) -> Value {
-    let network = if at.network == channel::Network::Udp { Network::Udp } else { Network::Tcp };
+fn port(at: &ListeningPort) -> Value {
     let mut port = json!({
-        "network": network.name(),
+        "network": at.network.name(),
         "address": at.address.ip().to_string(),
         "port": at.address.port(),
     });

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gangplank_podnet::Network;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -12,7 +13,7 @@ use tokio::net::UnixStream;
 use super::message::{Code, RpcError};
 use super::{Done, Front, bridge};
 use crate::connections::Caller;
-use crate::dial::{Network, Patience, PodConn, Request};
+use crate::dial::{Patience, PodConn, Request};
 
 /// The time for a dial that does not say.
 const TIMEOUT_MS: u64 = 10_000;
@@ -82,8 +83,8 @@ impl Front {
         let conn = self.dialer.open(&pod, &request, Patience::of(timeout), caller).await?;
         let answer = json!({
             "handle": &*pod.id,
-            "network": request.network.name(),
-            "address": request.address,
+            "network": request.destination.network().name(),
+            "address": request.destination.address(),
         });
         match params.stream {
             Form::Upgrade => Ok(Done::Upgraded(answer, Box::new(conn))),
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(params.stream, Form::Upgrade);
         let params =
             super::super::params::<Params>(json!({ "handle": "a", "address": "unix:///run/x" })).unwrap();
-        assert_eq!(params.request().unwrap().network, Network::Unix);
+        assert_eq!(params.request().unwrap().destination.network(), Network::Unix);
     }
 
     #[test]

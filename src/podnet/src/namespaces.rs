@@ -1,23 +1,22 @@
-//! Where a dial happens: in the relay's own namespaces, or in those of a container.
+//! Network namespaces and root directories of a pod's containers.
 //!
-//! A socket belongs to the network namespace in which it was made, whoever uses it. So a thread of its own makes
-//! it, and that thread alone changes its namespace, which it takes along when it ends.
+//! A socket belongs to the network namespace it was created in, no matter who uses it. So a short-lived thread enters
+//! the namespace and creates the socket; the caller's thread never leaves its own.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use channel::open::{Kind, Opened};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How a container is found by its id. With both ways, the path is tried first.
+/// How to find a container by its id. If both are set, the path is tried first.
 #[derive(Debug, Clone, Default)]
 pub struct Containers {
-    /// Network namespaces by path, with `{id}` for the container's id, such as `/run/netns/{id}`.
+    /// The path of its network namespace, with `{id}` for the container's id, such as `/run/netns/{id}`.
     pub path: Option<String>,
     /// The namespaces of a process whose cgroup names the container.
     pub by_cgroup: bool,
@@ -26,81 +25,107 @@ pub struct Containers {
 /// The longest id, in bytes: what a file name may have.
 const MAX_ID: usize = 255;
 
-/// Stack of a thread that makes a socket or reads a file, in bytes.
+/// Stack of a thread that creates a socket or reads a file, in bytes.
 const STACK: usize = 128 << 10;
 
-/// Namespaces in which to dial.
+/// Why a container's namespaces cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamespaceError {
+    /// The id could be a path. The author of the request is at fault.
+    #[error("{0:?} is not a container id: use letters, digits, `.`, `_` and `-` only")]
+    InvalidId(String),
+    /// No such container here.
+    #[error("container `{container}` is not in the guest: cannot find {sought} ({cause})")]
+    NotFound {
+        /// The container's id.
+        container: String,
+        /// What was looked for.
+        sought: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// Containers are not looked up here at all.
+    #[error("container `{0}`: this relay serves only the pod's own namespace")]
+    NotServed(String),
+}
+
+/// The namespaces in which to dial; by default the process's own.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
-    /// None: the relay's own.
+pub struct Namespaces {
+    /// None: the process's own.
     network: Option<OwnedFd>,
     root: Root,
 }
 
-/// Where paths begin.
+/// Where paths start.
 #[derive(Debug, Default)]
 enum Root {
     #[default]
     Own,
     Container(OwnedFd),
-    /// A namespace without a process tells nothing of its files.
+    /// A network namespace alone does not lead to any files.
     Unknown,
 }
 
-impl Place {
-    /// The place that a request means.
+impl Namespaces {
+    /// Those of a container; those of the process itself for an empty id.
     ///
     /// # Errors
-    /// The answer to a request whose container is not here or cannot be.
-    pub(crate) fn find(container: &str, by: &Containers) -> Result<Self, Opened> {
+    /// If the id is invalid or the container is not here.
+    pub fn find(container: &str, by: &Containers) -> Result<Self, NamespaceError> {
         if container.is_empty() {
             return Ok(Self::default());
         }
         if !is_id(container) {
-            let text = format!("`{container}` is no container's id: letters, digits, `.`, `_` and `-` only");
-            return Err(Opened::failed(Kind::Invalid, 0, &text));
+            return Err(NamespaceError::InvalidId(container.to_owned()));
         }
-        let mut failure = None;
+        let not_found = |sought: String, cause| {
+            let container = container.to_owned();
+            NamespaceError::NotFound { container, sought, cause }
+        };
+        let mut failure = NamespaceError::NotServed(container.to_owned());
         if let Some(template) = &by.path {
             let path = template.replace("{id}", container);
             match File::open(&path) {
-                Ok(file) => return Ok(Self { network: Some(file.into()), root: Root::Unknown }),
-                Err(error) => failure = Some(not_here(container, &path, &error)),
+                Ok(file) => return Ok(Self::in_network(Some(file.into()))),
+                Err(error) => failure = not_found(path, error),
             }
         }
         if by.by_cgroup {
-            match of_process(container) {
-                Ok(place) => return Ok(place),
-                Err(error) => {
-                    failure = Some(not_here(container, "a process in a cgroup of its name", &error))
-                }
+            match of_container_process(container) {
+                Ok(namespaces) => return Ok(namespaces),
+                Err(error) => failure = not_found("a process in a cgroup of its name".to_owned(), error),
             }
         }
-        Err(failure.unwrap_or_else(|| {
-            let text = format!("container `{container}`: this relay serves the pod's own namespace only");
-            Opened::failed(Kind::Unsupported, 0, &text)
-        }))
+        Err(failure)
     }
 
-    /// A network namespace of which nothing else is known; none is our own.
-    pub(crate) fn in_network(network: Option<OwnedFd>) -> Self {
+    /// A network namespace alone; `None` is the process's own.
+    pub fn in_network(network: Option<OwnedFd>) -> Self {
         Self { network, root: Root::Unknown }
     }
 
-    /// Makes a non-blocking socket here.
-    pub(crate) fn socket(&self, family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno> {
+    /// Creates a non-blocking socket here.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or the system refuses a socket or a thread.
+    pub fn socket(&self, family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         self.within(|| rustix::net::socket_with(family, kind, flags, None))
     }
 
-    /// A path under which this process finds what is at `path` here. The descriptor must live as long as the
+    /// The path under which this process finds what is at `path` here. The descriptor must stay open as long as the
     /// path is used.
-    pub(crate) fn locate(&self, path: &str) -> Result<(PathBuf, Option<OwnedFd>), Errno> {
+    ///
+    /// # Errors
+    /// `OPNOTSUPP` if only the network namespace is known; otherwise why the path does not resolve.
+    pub fn locate(&self, path: &str) -> Result<(PathBuf, Option<OwnedFd>), Errno> {
         match &self.root {
             Root::Own => Ok((path.into(), None)),
             Root::Unknown => Err(Errno::OPNOTSUPP),
             Root::Container(root) => {
-                // Links in a container must not lead out of it.
+                // Symbolic links in a container must not lead out of it.
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
                 let file = rustix::fs::openat2(root, path, flags, Mode::empty(), within)?;
@@ -109,7 +134,7 @@ impl Place {
         }
     }
 
-    /// Does this with the network of this place.
+    /// Runs this in the network namespace.
     pub(crate) fn within<T: Send>(&self, act: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
         let Some(network) = &self.network else { return act() };
         let there = || {
@@ -124,41 +149,36 @@ impl Place {
     }
 }
 
-/// An id goes into paths, so that it must be no path itself.
+/// An id becomes part of paths, so it must not be a path itself.
 fn is_id(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.len() <= MAX_ID && text.bytes().all(is_plain) && text != "." && text != ".."
 }
 
-fn not_here(container: &str, what: &str, error: &io::Error) -> Opened {
-    let text = format!("container `{container}` is not in the guest: {what} is not there ({error})");
-    Opened::failed(Kind::Unreachable, error.raw_os_error().unwrap_or(0), &text)
-}
-
 /// The namespaces of the first process whose cgroup names the container.
-fn of_process(container: &str) -> io::Result<Place> {
+fn of_container_process(container: &str) -> io::Result<Namespaces> {
     for entry in std::fs::read_dir("/proc")? {
         let process = entry?.path();
-        // A process may end at any time; then another is looked for.
+        // A process may end at any time; then look for another.
         let Ok(cgroups) = std::fs::read_to_string(process.join("cgroup")) else { continue };
         if cgroups.lines().any(|line| is_cgroup_of(line, container))
-            && let Ok(place) = of(&process)
+            && let Ok(namespaces) = of_process(&process)
         {
-            return Ok(place);
+            return Ok(namespaces);
         }
     }
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn of(process: &Path) -> io::Result<Place> {
+fn of_process(process: &Path) -> io::Result<Namespaces> {
     let network = File::open(process.join("ns/net"))?.into();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(process.join("root"), flags, Mode::empty())?;
-    Ok(Place { network: Some(network), root: Root::Container(root) })
+    Ok(Namespaces { network: Some(network), root: Root::Container(root) })
 }
 
-/// Whether a line of /proc/PID/cgroup (`ID:CONTROLLERS:PATH`) has a directory of the container's id, alone or as
-/// systemd's unit of it: `cri-containerd-ID.scope`, `crio-ID.scope`, `slice:cri-containerd:ID`.
+/// Whether a line of /proc/PID/cgroup (`ID:CONTROLLERS:PATH`) has a directory named after the container, plain or as a
+/// systemd unit: `cri-containerd-ID.scope`, `crio-ID.scope`, `slice:cri-containerd:ID`.
 fn is_cgroup_of(line: &str, container: &str) -> bool {
     let path = line.splitn(3, ':').nth(2).unwrap_or("");
     path.split('/').any(|directory| {
@@ -176,14 +196,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_no_path() {
+    fn an_id_is_not_a_path() {
         for id in ["web", "a.b_c-9", &"f".repeat(64)] {
             assert!(is_id(id), "{id}");
         }
         for text in ["..", ".", "a/b", "../../etc", "a b", "ä", "a\0", &"f".repeat(256)] {
             assert!(!is_id(text), "{text}");
-            let opened = Place::find(text, &Containers::default()).unwrap_err();
-            assert_eq!(opened.kind(), Kind::Invalid);
+            let error = Namespaces::find(text, &Containers::default()).unwrap_err();
+            assert!(matches!(error, NamespaceError::InvalidId(_)), "{error}");
         }
     }
 
@@ -205,17 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_is_not_here_is_told_with_where_it_was_looked_for() {
+    fn a_missing_container_is_reported_with_where_it_was_sought() {
         let by = Containers { path: Some("/nowhere/{id}/net".to_owned()), by_cgroup: false };
-        let opened = Place::find("web", &by).unwrap_err();
-        assert_eq!((opened.kind(), opened.errno), (Kind::Unreachable, 2));
-        assert!(opened.text.contains("`web`") && opened.text.contains("/nowhere/web/net"), "{}", opened.text);
+        let error = Namespaces::find("web", &by).unwrap_err().to_string();
+        assert!(error.contains("`web`") && error.contains("/nowhere/web/net"), "{error}");
 
         let by = Containers { path: None, by_cgroup: true };
-        let opened = Place::find("no-such-container", &by).unwrap_err();
-        assert!(opened.text.contains("cgroup"), "{}", opened.text);
+        let error = Namespaces::find("no-such-container", &by).unwrap_err().to_string();
+        assert!(error.contains("cgroup"), "{error}");
 
-        let opened = Place::find("web", &Containers::default()).unwrap_err();
-        assert_eq!(opened.kind(), Kind::Unsupported);
+        let error = Namespaces::find("web", &Containers::default()).unwrap_err();
+        assert!(matches!(error, NamespaceError::NotServed(_)), "{error}");
     }
 }

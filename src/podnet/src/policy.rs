@@ -1,32 +1,32 @@
-//! Who may be dialled: rules in the order of the command line, of which the first that matches decides. Where
-//! none does, loopback addresses are allowed and nothing else.
+//! Which addresses may be dialled. Rules are checked in order and the first match decides. If none matches, loopback
+//! addresses are allowed and everything else is denied.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::address::Address;
+use crate::address::{Address, Destination, is_plain};
 
-/// What a denial names where no rule matches.
+/// What a denial names if no rule matches.
 const DEFAULT: &str = "loopback only";
 
-/// A rule that allows or denies what matches its pattern.
+/// Allows or denies the addresses that match its pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     is_allowing: bool,
     pattern: Pattern,
 }
 
-/// Which addresses a rule is about: `NETWORK:ADDRESS:PORT` or `unix:PATH`.
+/// The addresses that a rule applies to: `NETWORK:ADDRESS:PORT` or `unix:PATH`.
 ///
 /// - NETWORK: `tcp`, `udp`, or `*` for both.
 /// - ADDRESS: an IPv4 address, an IPv6 address in brackets, either with `/BITS` for a network, `loopback`, or `*`.
 /// - PORT: a number, `FIRST-LAST`, or `*`.
-/// - PATH: absolute; with a `*` at its end, all that begins so.
+/// - PATH: absolute; with a trailing `*`, every path with that prefix.
 ///
-/// The unspecified addresses (`0.0.0.0`, `[::]`) count as loopback, since they are dialled as such, and an IPv4
-/// address in IPv6's form counts as itself.
+/// The unspecified addresses (`0.0.0.0`, `[::]`) count as loopback, because dialling them reaches loopback. An
+/// IPv4-mapped IPv6 address counts as its IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -47,38 +47,38 @@ enum Hosts {
     Network { ip: IpAddr, bits: u8 },
 }
 
-/// A text that is no [`Pattern`].
+/// A text that is not a [`Pattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no pattern: write NETWORK:ADDRESS:PORT (as tcp:127.0.0.1:80, udp:10.0.0.0/8:*, \
+    "`{0}` is not a pattern: write NETWORK:ADDRESS:PORT (as tcp:127.0.0.1:80, udp:10.0.0.0/8:*, \
      *:[fd00::]/8:1-1023) or unix:/PATH"
 )]
 pub struct PatternError(String);
 
 impl Rule {
-    /// Allows what matches.
+    /// Allows what the pattern matches.
     pub fn allow(pattern: Pattern) -> Self {
         Self { is_allowing: true, pattern }
     }
 
-    /// Denies what matches.
+    /// Denies what the pattern matches.
     pub fn deny(pattern: Pattern) -> Self {
         Self { is_allowing: false, pattern }
     }
 
     /// Whether this rule allows Unix sockets.
-    pub(crate) fn opens_paths(&self) -> bool {
+    pub fn opens_paths(&self) -> bool {
         self.is_allowing && !matches!(self.pattern.matches, Matches::Ip { .. })
     }
 }
 
-/// A text that is no [`Rule`].
+/// A text that is not a [`Rule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// It neither allows nor denies.
-    #[error("`{0}` is no rule: write `allow PATTERN` or `deny PATTERN`")]
+    #[error("`{0}` is not a rule: write `allow PATTERN` or `deny PATTERN`")]
     Word(String),
-    /// What it is about is not understood.
+    /// Its pattern is malformed.
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }
@@ -102,12 +102,47 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Whether an address may be dialled: the first rule that matches it decides; where none does, loopback addresses
-/// may, and nothing else.
-///
+/// An address that may not be dialled, and the rule that says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The first address that was denied.
+    pub address: Address,
+    /// The rule as it was written.
+    pub rule: String,
+}
+
+impl Denial {
+    /// A sentence that names the rule and whose it is, such as "the daemon".
+    pub fn by(&self, owner: &str) -> String {
+        format!("{} is not allowed by {owner}'s rule `{}`", self.address, self.rule)
+    }
+}
+
+impl Destination {
+    /// The addresses among this destination's that these rules allow: of localhost's two, one may be left.
+    ///
+    /// # Errors
+    /// If none is left: the first denial.
+    pub fn permitted(&self, rules: &[Rule]) -> Result<Vec<Address>, Denial> {
+        let mut denial = None;
+        let mut left = self.addresses();
+        left.retain(|address| match check(rules, address) {
+            Ok(()) => true,
+            Err(rule) => {
+                denial.get_or_insert(Denial { address: address.clone(), rule });
+                false
+            }
+        });
+        match denial {
+            Some(denial) if left.is_empty() => Err(denial),
+            _ => Ok(left),
+        }
+    }
+}
+
 /// # Errors
-/// The rule that forbids it, as it was written.
-pub fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
+/// The rule that forbids the address.
+fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
     match rules.iter().find(|rule| rule.pattern.matches.covers(address)) {
         Some(rule) if rule.is_allowing => Ok(()),
         Some(rule) => Err(rule.to_string()),
@@ -167,10 +202,7 @@ impl FromStr for Pattern {
 fn parse(text: &str) -> Option<Matches> {
     let (network, rest) = text.split_once(':')?;
     if network == "unix" {
-        return match rest.strip_suffix('*') {
-            Some(start) => start.starts_with('/').then(|| Matches::PathsUnder(start.to_owned())),
-            None => rest.starts_with('/').then(|| Matches::Path(rest.to_owned())),
-        };
+        return parse_path(rest);
     }
     let (tcp, udp) = match network {
         "tcp" => (true, false),
@@ -180,6 +212,17 @@ fn parse(text: &str) -> Option<Matches> {
     };
     let (hosts, ports) = rest.rsplit_once(':')?;
     Some(Matches::Ip { tcp, udp, hosts: parse_hosts(hosts)?, ports: parse_ports(ports)? })
+}
+
+/// Only plain paths, because only those are dialled: another spelling would never match, and a rule that denies must
+/// not be void.
+fn parse_path(text: &str) -> Option<Matches> {
+    let Some(prefix) = text.strip_suffix('*') else {
+        return is_plain(text).then(|| Matches::Path(text.to_owned()));
+    };
+    let (directory, _) = prefix.rsplit_once('/')?;
+    let is_usable = directory.is_empty() || is_plain(directory);
+    is_usable.then(|| Matches::PathsUnder(prefix.to_owned()))
 }
 
 fn parse_hosts(text: &str) -> Option<Hosts> {
@@ -212,6 +255,7 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Network;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -238,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_loopback_is_all_that_is_allowed() {
+    fn without_rules_only_loopback_is_allowed() {
         allows(&[], tcp("127.0.0.1:80"));
         allows(&[], udp("[::1]:53"));
         for address in ["10.0.0.1:80", "0.0.0.0:80", "169.254.169.254:80", "[::ffff:127.0.0.1]:80"] {
@@ -256,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_about_its_network_and_ports_alone() {
+    fn a_rule_applies_to_its_network_and_ports_only() {
         let one = ["deny tcp:127.0.0.0/8:1-1023"];
         denies(&one, tcp("127.0.0.1:1023"), one[0]);
         allows(&one, tcp("127.0.0.1:1024"));
@@ -270,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_an_address_lead_round_no_rule() {
+    fn other_spellings_of_an_address_do_not_bypass_a_rule() {
         let rules = ["deny tcp:127.0.0.0/8:22", "deny tcp:10.0.0.1:*", "allow tcp:*:*"];
         denies(&rules, tcp("0.0.0.0:22"), rules[0]);
         denies(&rules, tcp("[::ffff:127.0.0.1]:22"), rules[0]);
@@ -279,11 +323,41 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_matched_whole_or_by_their_beginning() {
+    fn paths_match_whole_or_by_prefix() {
         allows(&["allow unix:/run/app.sock"], unix("/run/app.sock"));
         denies(&["allow unix:/run/app.sock"], unix("/run/app.sock2"), "loopback only");
         allows(&["allow unix:/run/app/*"], unix("/run/app/a.sock"));
+        allows(&["allow unix:/*"], unix("/run/app/a.sock"));
         denies(&["allow *:*:*"], unix("/run/app/a.sock"), "loopback only");
+    }
+
+    fn left(rules: &[&str], network: Network, address: &str) -> Result<Vec<String>, String> {
+        let destination = Destination::parse(Some(network), address).unwrap();
+        let permitted =
+            destination.permitted(&self::rules(rules)).map_err(|denial| denial.by("the daemon"))?;
+        Ok(permitted.iter().map(Address::to_string).collect())
+    }
+
+    #[test]
+    fn rules_leave_what_they_allow() {
+        assert_eq!(left(&[], Network::Tcp, "localhost:80").unwrap(), ["127.0.0.1:80", "[::1]:80"]);
+        let one = ["allow tcp:127.0.0.1:80", "deny *:*:*"];
+        assert_eq!(left(&one, Network::Tcp, "localhost:80").unwrap(), ["127.0.0.1:80"]);
+        assert_eq!(left(&["deny tcp:127.0.0.0/8:80"], Network::Tcp, ":80").unwrap(), ["[::1]:80"]);
+        assert_eq!(left(&["allow unix:/run/*"], Network::Unix, "unix:///run/a").unwrap(), ["/run/a"]);
+    }
+
+    #[test]
+    fn a_denial_names_its_rule() {
+        for (rules, network, address, rule) in [
+            (&[][..], Network::Tcp, "10.0.0.1:80", "`loopback only`"),
+            (&[], Network::Unix, "/run/docker.sock", "`loopback only`"),
+            (&["deny udp:*:53"], Network::Udp, ":53", "`deny udp:*:53`"),
+            (&["deny tcp:*:81", "deny tcp:*:1-99"], Network::Tcp, ":80", "`deny tcp:*:1-99`"),
+        ] {
+            let denial = left(rules, network, address).unwrap_err();
+            assert!(denial.contains("the daemon's rule") && denial.contains(rule), "{denial}");
+        }
     }
 
     #[test]
@@ -311,6 +385,10 @@ mod tests {
             "sctp:*:80",
             "unix:run/x",
             "unix:*",
+            "unix:/",
+            "unix:/run//x",
+            "unix:/run/../x*",
+            "unix:/run/./*",
             "tcp:localhost:80",
         ] {
             let error = text.parse::<Pattern>().unwrap_err().to_string();
