@@ -22,7 +22,7 @@ LIBRARIES := $(addprefix $(CACHE)/,python js java bin/kube-rs-forward)
 FUZZ_TARGETS := frames header_blocks pair link opening
 FUZZ_SECONDS := 5
 
-.PHONY: help demo demo-vm test lint unit fuzz e2e e2e-commands e2e-node run-node node vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations e2e-guest e2e-nested relay-musl
+.PHONY: help demo demo-vm test lint advisories unit fuzz e2e e2e-commands e2e-node run-node node vsock bench relay relay-arm64 relay-size tools packages guest daemon static clean e2e-generations e2e-guest e2e-nested relay-musl
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -37,10 +37,14 @@ demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU
 
 test: lint unit fuzz e2e e2e-commands e2e-guest relay-size vsock ## All that must pass
 
-lint: ## Format, clippy and documentation, without a warning
+lint: $(BIN)/cargo-deny ## Format, clippy, documentation and dependencies, without a warning
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	$< --locked check bans licenses sources
+
+advisories: $(BIN)/cargo-deny ## Known vulnerabilities of dependencies (from the network)
+	$< --locked check advisories
 
 unit: ## Tests that need no other program
 	cargo test --locked --workspace --exclude gangplank-e2e
@@ -208,6 +212,9 @@ $(BIN)/portdial: e2e/go/portdial/go.mod e2e/go/portdial/main.go
 
 $(BIN)/oci-spec: e2e/go/oci-spec/go.mod e2e/go/oci-spec/main.go
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ .
+
+$(BIN)/cargo-deny:
+	cargo install --locked --no-track --root $(CACHE) --version 0.20.2 cargo-deny
 
 $(BIN)/cargo-fuzz:
 	cargo install --locked --no-track --root $(CACHE) --version 0.13.1 cargo-fuzz

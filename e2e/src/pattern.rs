@@ -54,7 +54,8 @@ pub fn summary(mut reader: impl Read) -> io::Result<String> {
     loop {
         let n = reader.read(&mut buf)?;
         if n == 0 {
-            return Ok(format!("{:x} {len}", hash.finalize()));
+            let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            return Ok(format!("{hash} {len}"));
         }
         hash.update(&buf[..n]);
         len += n as u64;
