@@ -16,7 +16,6 @@ mod head;
 mod readv;
 mod silence;
 mod socket;
-mod splice;
 mod stash;
 
 use std::io::{self, ErrorKind, IoSlice};

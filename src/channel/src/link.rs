@@ -244,16 +244,6 @@ impl Link {
 
     // What came from the peer.
 
-    /// Bytes that come next and are payload for certain.
-    pub fn payload_left(&self) -> usize {
-        self.parser.payload_left()
-    }
-
-    /// So many bytes of payload, at most [`payload_left`](Self::payload_left), went past this link.
-    pub fn skip(&mut self, len: usize) {
-        self.parser.skip(len);
-    }
-
     /// How the next read into `room` bytes is best scattered.
     pub fn scatter(&self, room: usize) -> Scatter {
         let left = self.parser.payload_left();

@@ -203,25 +203,6 @@ impl Connection {
     }
 }
 
-/// Input that need not pass through here.
-impl Connection {
-    /// Inside the payload of a data frame: the stream, and how many bytes of the frame are still to come. A
-    /// caller that can move payload without reading it (splice) may take up to so many bytes off the transport
-    /// itself, and must then say so by [`Connection::skip_payload`]. `None` also for a stream that is over.
-    pub fn payload_left(&self) -> Option<(u32, usize)> {
-        let (id, left) = self.reader.payload_left()?;
-        let takes = self.core.streams.get(id).is_some_and(|s| s.remote_open);
-        takes.then_some((id, left))
-    }
-
-    /// The caller has taken `n` bytes, at most what [`Connection::payload_left`] gave. Whether the stream's FIN
-    /// came with them.
-    pub fn skip_payload(&mut self, n: usize) -> bool {
-        let Some(id) = self.reader.skip_payload(n) else { return false };
-        self.core.on_data(id, &[], true).is_some()
-    }
-}
-
 /// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
 impl Connection {
     /// Opens a stream and gives its id; `None` on a server, which opens none, when ids have run out, and for more

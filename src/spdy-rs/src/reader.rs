@@ -93,22 +93,6 @@ impl Reader {
         }
     }
 
-    /// The stream and the rest of the payload, inside a data frame.
-    pub(crate) fn payload_left(&self) -> Option<(u32, usize)> {
-        match self.state {
-            State::Data { id, left, .. } if left > 0 => Some((id, left)),
-            _ => None,
-        }
-    }
-
-    /// Leaves out `n` bytes of the payload that is left; gives the stream if that was its last byte.
-    pub(crate) fn skip_payload(&mut self, n: usize) -> Option<u32> {
-        let State::Data { id, fin, left } = self.state else { return None };
-        let left = left.saturating_sub(n);
-        self.state = State::Data { id, fin, left };
-        (fin && left == 0).then_some(id)
-    }
-
     fn data<'a>(
         &mut self,
         id: u32,

@@ -2,16 +2,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-
-use crate::session::pipe;
 
 /// Where one forwarded connection goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,80 +27,12 @@ pub struct Target {
 pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the drop that follows an abrupt end (TCP: RST) rather than an orderly one.
     fn abort(&mut self) {}
-
-    /// Whether [`Connection::poll_splice_in`] works: the kernel can move the pod's payload into a pipe, so that it
-    /// need not be read. The server then does so where there is much of it, between plain reads.
-    fn can_splice_in(&self) -> bool {
-        false
-    }
-
-    /// Whether [`Connection::poll_splice_out`] works: the kernel can move payload out of a pipe towards the pod.
-    /// The server then does so where there is much of it, between plain writes.
-    fn can_splice_out(&self) -> bool {
-        false
-    }
-
-    /// Moves at most `most` bytes of the pod's payload into an empty pipe, given by its writing end. As
-    /// `poll_read` in all else: `Ok(0)` is the pod's end.
-    ///
-    /// # Errors
-    ///
-    /// As `poll_read`'s.
-    fn poll_splice_in(
-        &mut self,
-        _cx: &mut Context<'_>,
-        _pipe: BorrowedFd<'_>,
-        _most: usize,
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
-    }
-
-    /// Moves at most `len` bytes towards the pod, out of a pipe that has so many, given by its reading end. As
-    /// `poll_write` in all else.
-    ///
-    /// # Errors
-    ///
-    /// As `poll_write`'s.
-    fn poll_splice_out(
-        &mut self,
-        _cx: &mut Context<'_>,
-        _pipe: BorrowedFd<'_>,
-        _len: usize,
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
-    }
 }
 
 impl Connection for TcpStream {
     fn abort(&mut self) {
         // A failure here only means that the peer sees a FIN instead of a RST.
         let _ = self.set_zero_linger();
-    }
-
-    fn can_splice_in(&self) -> bool {
-        true
-    }
-
-    fn can_splice_out(&self) -> bool {
-        true
-    }
-
-    fn poll_splice_in(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
-        pipe::poll_splice_in(self, cx, pipe, most)
-    }
-
-    fn poll_splice_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        pipe::poll_splice_out(self, cx, pipe, len)
     }
 }
 

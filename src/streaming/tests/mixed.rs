@@ -1,6 +1,6 @@
 //! Many connections of every temper at once: each gets its own bytes, all of them, in order.
 //!
-//! Frames of random sizes take every way through a session: batched, copied into a backlog, spliced.
+//! Frames of random sizes take every way through a session: batched, or copied into a backlog.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -5,13 +5,12 @@
 //! direction, it gets one that wakes both.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
-use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::ReadBuf;
 
 use super::descriptor::{Descriptor, watch_writing};
@@ -70,27 +69,6 @@ impl Socket {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-
-    /// Moves at most `most` bytes into a pipe; 0 is the end. Pending from a pipe that is not empty may mean that
-    /// it is full: then nobody will be woken.
-    pub(super) fn poll_splice(
-        &mut self,
-        cx: &mut Context<'_>,
-        role: Role,
-        (pipe, is_empty): (BorrowedFd<'_>, bool),
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let polled = self.readable.poll(role, cx, |cx| self.descriptor.poll_read_ready(cx));
-            let mut guard = ready!(polled)?;
-            match splice(guard.get_inner(), None, pipe, None, most, SpliceFlags::NONBLOCK) {
-                Err(Errno::WOULDBLOCK) if is_empty => guard.clear_ready(),
-                Err(Errno::WOULDBLOCK) => return Poll::Pending,
-                Err(Errno::INTR) => {}
-                moved => return Poll::Ready(Ok(moved?)),
             }
         }
     }

@@ -1,8 +1,5 @@
 //! Payload that a writer had to read before its reader wanted it.
 
-use std::io;
-use std::os::fd::BorrowedFd;
-
 use tokio::io::ReadBuf;
 
 /// The least room for a read: where no payload is announced, control frames are expected.
@@ -38,18 +35,6 @@ impl Stash {
         into.put_slice(&self.bytes[self.from..self.from + len]);
         self.from += len;
         self.free_if_empty();
-    }
-
-    /// Moves at most `most` bytes into an empty pipe; gives how many.
-    pub(super) fn pour(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
-        let held = &self.bytes[self.from..];
-        if held.is_empty() {
-            return Ok(0);
-        }
-        let len = rustix::io::write(pipe, &held[..held.len().min(most)])?;
-        self.from += len;
-        self.free_if_empty();
-        Ok(len)
     }
 
     fn free_if_empty(&mut self) {

@@ -15,7 +15,7 @@ fn channel(host: StdStream) -> Channel {
 }
 
 /// A channel and the guest's end of its transport, whose buffers hold little where `tight` says so.
-pub(super) fn pair(tight: bool) -> (Channel, UnixStream) {
+fn pair(tight: bool) -> (Channel, UnixStream) {
     let (host, guest) = StdStream::pair().unwrap();
     if tight {
         socket2::SockRef::from(&host).set_send_buffer_size(1).unwrap();
@@ -25,17 +25,17 @@ pub(super) fn pair(tight: bool) -> (Channel, UnixStream) {
     (channel(host), UnixStream::from_std(guest).unwrap())
 }
 
-pub(super) fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     [&frame::header(kind, payload.len())[..], payload].concat()
 }
 
-pub(super) async fn hear(guest: &mut UnixStream, expected: &[u8]) {
+async fn hear(guest: &mut UnixStream, expected: &[u8]) {
     let mut got = vec![0; expected.len()];
     soon(guest.read_exact(&mut got)).await.unwrap();
     assert!(got == expected, "got {:?}", &got[..got.len().min(64)]);
 }
 
-pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
+async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("this hangs")
 }
 
@@ -234,6 +234,29 @@ async fn a_closed_transport_gives_its_bytes_first() {
     let mut got = Vec::new();
     let error = channel.read_to_end(&mut got).await.unwrap_err();
     assert_eq!((&got[..], error.kind()), (&b"last words"[..], ErrorKind::UnexpectedEof));
+}
+
+#[tokio::test]
+async fn bytes_that_a_writer_read_come_first() {
+    let (mut channel, mut guest) = pair(false);
+    guest.write_all(&frame(Kind::Data, b"first ")).await.unwrap();
+    // More than the window, so that the writer reads on to get credit.
+    assert!(is_stuck(channel.write_all(&vec![0; WINDOW as usize])).await);
+    guest.write_all(&frame(Kind::Data, b"then")).await.unwrap();
+    let (mut start, mut rest) = ([0; 4], [0; 6]);
+    soon(channel.read_exact(&mut start)).await.unwrap();
+    soon(channel.read_exact(&mut rest)).await.unwrap();
+    assert_eq!((&start, &rest), (b"firs", b"t then"));
+}
+
+#[tokio::test]
+async fn a_violation_is_reported_after_the_payload_before_it() {
+    let (mut channel, mut guest) = pair(false);
+    guest.write_all(&[frame(Kind::Data, b"good"), frame(Kind::Fin, b"bad")].concat()).await.unwrap();
+    let mut got = [0; 4];
+    channel.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"good");
+    assert_eq!(channel.read(&mut got).await.unwrap_err().kind(), ErrorKind::InvalidData);
 }
 
 /// A guest that is silent is asked once, and given up; one that answers is asked again, and never given up. The clock

@@ -1,7 +1,6 @@
 //! A connection to a place in a pod, whatever way it went.
 
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -98,47 +97,6 @@ impl PodConn {
 impl Connection for PodConn {
     fn abort(&mut self) {
         Self::abort(self);
-    }
-
-    fn can_splice_in(&self) -> bool {
-        matches!(self.transport, Transport::Tcp(_) | Transport::Channel(_))
-    }
-
-    fn can_splice_out(&self) -> bool {
-        matches!(self.transport, Transport::Tcp(_))
-    }
-
-    fn poll_splice_in(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
-        let moved = ready!(match &mut self.transport {
-            Transport::Tcp(socket) => socket.poll_splice_in(cx, pipe, most),
-            Transport::Channel(channel) => channel.poll_splice_in(cx, pipe, most),
-            Transport::Datagrams(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        });
-        match &moved {
-            Ok(bytes) => self.note(|meter| meter.moved(0, *bytes as u64)),
-            Err(error) => self.note(|meter| meter.failed(error)),
-        }
-        Poll::Ready(moved)
-    }
-
-    fn poll_splice_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        let moved = match &mut self.transport {
-            Transport::Tcp(socket) => socket.poll_splice_out(cx, pipe, len),
-            Transport::Channel(_) | Transport::Datagrams(_) => {
-                Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
-            }
-        };
-        self.wrote(moved)
     }
 }
 

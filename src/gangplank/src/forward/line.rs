@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,36 +134,6 @@ impl Counted {
 impl Connection for Counted {
     fn abort(&mut self) {
         self.socket.abort();
-    }
-
-    fn can_splice_in(&self) -> bool {
-        self.socket.can_splice_in()
-    }
-
-    fn can_splice_out(&self) -> bool {
-        self.socket.can_splice_out()
-    }
-
-    fn poll_splice_in(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
-        let moved = ready!(self.socket.poll_splice_in(cx, pipe, most))?;
-        self.tally.count(moved as u64, 0);
-        Poll::Ready(Ok(moved))
-    }
-
-    fn poll_splice_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: BorrowedFd<'_>,
-        len: usize,
-    ) -> Poll<io::Result<usize>> {
-        let moved = ready!(self.socket.poll_splice_out(cx, pipe, len))?;
-        self.tally.count(0, moved as u64);
-        Poll::Ready(Ok(moved))
     }
 }
 

@@ -50,8 +50,6 @@ pub(super) struct Core<W, C> {
     pinged: bool,
     /// Until when the socket is not read because the last read was not taken, unless it is taken before.
     patience: Option<Instant>,
-    /// The last payload went through a pipe, so the next header is read alone.
-    piping: bool,
     /// The budget was spent at some time since the last tick.
     was_spent: bool,
     counters: Arc<Counters>,
@@ -83,7 +81,6 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             last_frame: now,
             pinged: false,
             patience: None,
-            piping: false,
             was_spent: false,
             counters,
         }

@@ -21,7 +21,6 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::pipe::Pipe;
 use super::ready::{Ready, Slot};
 use crate::dial::{Connection, DialError};
 use crate::stats::Counters;
@@ -65,13 +64,9 @@ pub(super) struct Forward<C> {
     pub(super) error: u32,
     pub(super) data: u32,
     pub(super) phase: Phase<C>,
-    /// Bytes from the stream that the connection has not taken; those in the pipe came first. A pipe that is kept
-    /// is not empty.
+    /// Bytes from the stream that the connection has not taken.
     backlog: Backlog,
-    pipe: Option<Pipe>,
     up: Up,
-    /// The last read gave so much that the next is worth a pipe.
-    pub(super) bulk: bool,
     /// The connection has ended and the stream has our FIN.
     pub(super) down_over: bool,
     /// Set while the pod has ended and the client has not: when it last sent something.
@@ -103,8 +98,6 @@ impl<C: Connection> Forward<C> {
             data,
             phase,
             backlog: Backlog::default(),
-            pipe: None,
-            bulk: false,
             up: Up::Open,
             down_over: false,
             lingers: None,
@@ -123,23 +116,12 @@ impl<C: Connection> Forward<C> {
 
     /// Bytes of memory that wait for the connection.
     pub(super) fn charge(&self) -> usize {
-        self.backlog.charge() + self.pipe.as_ref().map_or(0, Pipe::len)
+        self.backlog.charge()
     }
 
     /// Nothing waits for the connection.
     pub(super) fn is_clear(&self) -> bool {
-        self.backlog.is_empty() && self.pipe.is_none()
-    }
-
-    /// Whether payload can come from the connection through a pipe.
-    pub(super) fn gives_pipe(&self) -> bool {
-        matches!(&self.phase, Phase::Open(conn) if conn.can_splice_in())
-    }
-
-    /// Payload from the stream can go to the connection through a pipe now.
-    pub(super) fn takes_pipe(&self) -> bool {
-        let can_splice = matches!(&self.phase, Phase::Open(conn) if conn.can_splice_out());
-        self.up == Up::Open && self.is_clear() && can_splice
+        self.backlog.is_empty()
     }
 
     /// Nothing more can happen.
@@ -178,29 +160,6 @@ impl<C: Connection> Forward<C> {
         }
     }
 
-    /// Hands what is in a pipe to the connection and keeps what it does not take. Only if
-    /// [`Forward::takes_pipe`].
-    pub(super) fn push_pipe(&mut self, pipe: Pipe) {
-        self.pipe = Some(pipe);
-        let _ = self.drive_pipe();
-    }
-
-    /// Whether the pipe is out of the way.
-    fn drive_pipe(&mut self) -> bool {
-        let (Some(pipe), Phase::Open(conn)) = (&mut self.pipe, &mut self.phase) else { return true };
-        let before = pipe.len();
-        let drained = pipe.poll_drain_to(&mut Context::from_waker(&self.waker), conn);
-        let moved = (before - pipe.len()) as u64;
-        self.sent += moved;
-        self.counters.sent(moved);
-        match drained {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(())) => self.pipe = None,
-            Poll::Ready(Err(_)) => self.break_up(),
-        }
-        true
-    }
-
     /// The stream's FIN has come.
     pub(super) fn finish(&mut self) {
         if self.up == Up::Open {
@@ -210,9 +169,6 @@ impl<C: Connection> Forward<C> {
 
     /// Moves what waits for the connection, and then the end, if there is one.
     pub(super) fn drive_up(&mut self) {
-        if !self.drive_pipe() {
-            return;
-        }
         let Phase::Open(conn) = &mut self.phase else { return };
         let mut cx = Context::from_waker(&self.waker);
         while !self.backlog.is_empty() {
@@ -248,7 +204,6 @@ impl<C: Connection> Forward<C> {
     fn break_up(&mut self) {
         self.up = Up::Broken;
         self.backlog.clear();
-        self.pipe = None;
     }
 
     /// Reads from the connection. `Ok(0)` is the pod's end.
@@ -257,14 +212,6 @@ impl<C: Connection> Forward<C> {
         let mut buf = ReadBuf::new(buf);
         ready!(Pin::new(conn).poll_read(&mut Context::from_waker(&self.waker), &mut buf))?;
         let n = buf.filled().len();
-        self.counters.received(n as u64);
-        Poll::Ready(Ok(n))
-    }
-
-    /// Reads from the connection into an empty pipe. `Ok(0)` is the pod's end. Only if [`Forward::gives_pipe`].
-    pub(super) fn poll_fill(&mut self, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-        let Phase::Open(conn) = &mut self.phase else { return Poll::Pending };
-        let n = ready!(pipe.poll_fill_from(&mut Context::from_waker(&self.waker), conn))?;
         self.counters.received(n as u64);
         Poll::Ready(Ok(n))
     }

@@ -15,7 +15,6 @@ pub(crate) mod client;
 mod core;
 mod forward;
 mod pairing;
-pub(crate) mod pipe;
 mod ready;
 mod scratch;
 pub(crate) mod server;

@@ -5,13 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use rustix::net::SendFlags;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::pipe::Pipe;
 use crate::metered::Metered;
 
 /// What a session needs of its client's socket.
@@ -26,18 +24,9 @@ pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn written(&self) -> u64 {
         0
     }
-
-    /// The TCP socket, if it carries SPDY's bytes as they are.
-    fn tcp(&self) -> Option<&TcpStream> {
-        None
-    }
 }
 
-impl ClientSocket for TcpStream {
-    fn tcp(&self) -> Option<&TcpStream> {
-        Some(self)
-    }
-}
+impl ClientSocket for TcpStream {}
 
 /// TLS has an end of its own, without which the peer must take the stream for cut off.
 impl ClientSocket for TlsStream<Metered<TcpStream>> {
@@ -50,19 +39,16 @@ impl ClientSocket for TlsStream<Metered<TcpStream>> {
     }
 }
 
-/// Order of bytes on the wire: what is left over, then what is in the pipe, then the SPDY connection's output,
-/// then new data.
+/// Order of bytes on the wire: what is left over, then the SPDY connection's output, then new data.
 ///
-/// Invariants: `head <= leftover.len()`, and `leftover` is empty whenever `head` is equal to it; a pipe that is
-/// kept is not empty; new bytes are sent only when nothing is left over and no pipe is kept.
+/// Invariants: `head <= leftover.len()`, and `leftover` is empty whenever `head` is equal to it; new bytes
+/// are sent only when nothing is left over.
 pub(super) struct Wire<W> {
     socket: W,
     /// What came with the head of the upgrade request.
     early: Bytes,
     leftover: Vec<u8>,
     head: usize,
-    /// The rest of a frame's payload.
-    pipe: Option<Pipe>,
     /// The socket has taken bytes that it has not passed on (TLS and WebSocket have buffers of their own).
     unflushed: bool,
     /// How much it had passed on at the last look.
@@ -74,12 +60,12 @@ pub(super) struct Wire<W> {
 impl<W: ClientSocket> Wire<W> {
     pub(super) fn new(socket: W, early: Bytes) -> Self {
         let moved = Instant::now();
-        Self { socket, early, leftover: Vec::new(), head: 0, pipe: None, unflushed: false, written: 0, moved }
+        Self { socket, early, leftover: Vec::new(), head: 0, unflushed: false, written: 0, moved }
     }
 
     /// The client has not taken what was sent to it.
     pub(super) fn is_blocked(&self) -> bool {
-        !self.leftover.is_empty() || self.pipe.is_some() || self.unflushed
+        !self.leftover.is_empty() || self.unflushed
     }
 
     /// When the blocked client last took something.
@@ -124,45 +110,6 @@ impl<W: ClientSocket> Wire<W> {
         Ok(())
     }
 
-    /// Whether payload can be moved between this socket and another without reading it.
-    pub(super) fn can_splice(&self) -> bool {
-        self.early.is_empty() && self.socket.tcp().is_some()
-    }
-
-    /// Takes payload off the socket into an empty pipe. `Ok(0)` is the client's end.
-    pub(super) fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
-        let Some(tcp) = self.socket.tcp() else { return Poll::Pending };
-        pipe.poll_fill(cx, tcp, most)
-    }
-
-    /// Sends `head`, and then what is in the pipe, with the head in the same segment. Keeps what the socket
-    /// does not take. Must not be called while the wire is blocked, nor without [`Wire::can_splice`].
-    pub(super) fn send_pipe(
-        &mut self,
-        cx: &mut Context<'_>,
-        head: &[u8],
-        pipe: Pipe,
-        now: Instant,
-    ) -> io::Result<()> {
-        debug_assert!(!self.is_blocked());
-        self.moved = now;
-        let Some(tcp) = self.socket.tcp() else { return Ok(()) };
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let sent = match tcp.try_io(Interest::WRITABLE, || Ok(rustix::net::send(tcp, head, flags)?)) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            sent => sent?,
-        };
-        self.leftover.extend_from_slice(&head[sent..]);
-        self.pipe = Some(pipe);
-        let _ = self.poll_flush(cx, now)?;
-        Ok(())
-    }
-
     /// Sends what is left over. Ready when the client has taken it all.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         while !self.leftover.is_empty() {
@@ -176,15 +123,6 @@ impl<W: ClientSocket> Wire<W> {
                 self.leftover = Vec::new();
                 self.head = 0;
             }
-        }
-        if let (Some(pipe), Some(tcp)) = (&mut self.pipe, self.socket.tcp()) {
-            let before = pipe.len();
-            let drained = pipe.poll_drain(cx, tcp);
-            if pipe.len() < before {
-                self.moved = now;
-            }
-            ready!(drained)?;
-            self.pipe = None;
         }
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
         self.unflushed = flushed.is_pending();

@@ -4,7 +4,6 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
 use super::{ClientSocket, Connection, Core, Ended, Side};
-use crate::session::pipe::{Pipe, WORTH};
 use crate::session::scratch::{SCRATCH, Scratch};
 
 /// Payload of the frames that we send. Go's receiver queues frames and not bytes, so larger ones would let it
@@ -44,13 +43,6 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             }
             return Ok(());
         }
-        if forward.bulk
-            && forward.gives_pipe()
-            && self.wire.can_splice()
-            && let Some(pipe) = Pipe::take()
-        {
-            return self.pull_pipe(side, cx, index, pipe);
-        }
         let mut buf = Scratch::take();
         match forward.poll_read(&mut buf[..self.chunk]) {
             Poll::Pending => {}
@@ -58,39 +50,7 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             Poll::Ready(Ok(n)) => {
                 forward.slot.queue(); // others first, then there may be more
                 let id = forward.data;
-                forward.bulk = n >= WORTH;
                 self.send_down(cx, id, &buf[..n]).map_err(Ended::ClientBroke)?;
-            }
-            Poll::Ready(Err(e)) => side.on_conn_failed(self, index, e),
-        }
-        Ok(())
-    }
-
-    /// Moves payload from a connection's socket to the client's, as one frame.
-    fn pull_pipe<S: Side<C>>(
-        &mut self,
-        side: &mut S,
-        cx: &mut Context<'_>,
-        index: usize,
-        mut pipe: Pipe,
-    ) -> Result<(), Ended> {
-        let Some(forward) = self.forwards.get_mut(index) else { return Ok(()) };
-        match forward.poll_fill(&mut pipe) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(0)) => self.on_pod_end::<S>(index),
-            Poll::Ready(Ok(n)) => {
-                forward.slot.queue();
-                forward.bulk = n >= WORTH;
-                self.last_data = self.now;
-                let Ok(header) = self.spdy.data_header(forward.data, n, false) else { return Ok(()) };
-                let sent = if self.spdy.output().is_empty() {
-                    self.wire.send_pipe(cx, &header, pipe, self.now)
-                } else {
-                    let head = [self.spdy.output(), &header].concat();
-                    self.spdy.clear_output();
-                    self.wire.send_pipe(cx, &head, pipe, self.now)
-                };
-                sent.map_err(Ended::ClientBroke)?;
             }
             Poll::Ready(Err(e)) => side.on_conn_failed(self, index, e),
         }

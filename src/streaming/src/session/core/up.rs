@@ -5,13 +5,9 @@ use std::time::Duration;
 
 use spdy::Event;
 
-use super::{ClientSocket, Connection, Core, Ended, Forward, Phase, Side};
+use super::{ClientSocket, Connection, Core, Ended, Phase, Side};
 use crate::session::batch::Batch;
-use crate::session::pipe::{Pipe, WORTH};
 use crate::session::scratch::Scratch;
-
-/// Bytes of a frame's header.
-const HEADER: usize = 8;
 
 /// Answers that may wait for a client that does not read: more, and it is not read either.
 const MAX_CONTROL: usize = 64 << 10;
@@ -45,12 +41,8 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
             self.was_spent |= self.is_spent();
             return Ok(false);
         }
-        if let Some(moved) = self.recv_pipe(cx)? {
-            return Ok(moved);
-        }
         let mut buf = Scratch::take();
-        let most = if std::mem::take(&mut self.piping) { HEADER } else { buf.len() };
-        let room = (self.limits.session_budget - self.held).min(most);
+        let room = (self.limits.session_budget - self.held).min(buf.len());
         let n = match self.wire.poll_recv(cx, &mut buf[..room]) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(0)) => return Err(Ended::ClientClosed),
@@ -79,73 +71,6 @@ impl<W: ClientSocket, C: Connection> Core<W, C> {
         }
         self.deliver(side, &mut batch);
         Ok(true)
-    }
-
-    /// Moves payload from the client's socket to a connection's, if so much is left of the current frame that it
-    /// pays. `None` where it does not or can't; else whether anything moved.
-    fn recv_pipe(&mut self, cx: &mut Context<'_>) -> Result<Option<bool>, Ended> {
-        let Some((id, left)) = self.spdy.payload_left() else { return Ok(None) };
-        if (left < WORTH && !self.piping) || !self.wire.can_splice() {
-            return Ok(None);
-        }
-        let Some(index) = self.by_data(id) else { return Ok(None) };
-        if !self.forwards.get(index).is_some_and(Forward::takes_pipe) {
-            return Ok(None);
-        }
-        let Some(mut pipe) = Pipe::take() else { return Ok(None) };
-        let ended = self.fill_pipe(cx, &mut pipe, id)?;
-        if pipe.len() == 0 {
-            return Ok(Some(false));
-        }
-        (self.last_frame, self.last_data, self.piping) = (self.now, self.now, true);
-        if let Some(forward) = self.forwards.get_mut(index) {
-            forward.push_pipe(pipe);
-            self.held += forward.charge();
-        }
-        self.after_push(index);
-        if let Some(id) = ended {
-            self.on_fin(id);
-        }
-        Ok(Some(true))
-    }
-
-    /// Fills a pipe with the payload of as many frames of this stream as are there. Gives a stream whose FIN
-    /// came meanwhile: this one, or another's behind it.
-    fn fill_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe, id: u32) -> Result<Option<u32>, Ended> {
-        while pipe.room() > 0 {
-            match self.spdy.payload_left() {
-                Some((next, left)) if next == id => match self.wire.poll_fill(cx, pipe, left) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(0)) => return Err(Ended::ClientClosed),
-                    Poll::Ready(Ok(n)) if self.spdy.skip_payload(n) => return Ok(Some(id)),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(e)) => return Err(Ended::ClientBroke(e)),
-                },
-                Some(_) => break,
-                None => match self.recv_header(cx)? {
-                    Some(Event::Data { id, fin: true, .. }) => return Ok(Some(id)),
-                    _ if self.spdy.payload_left().is_none() => break,
-                    _ => {}
-                },
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads the header of the next frame, or as much of it as is there. The only event that so few bytes can
-    /// give is the end of a stream.
-    fn recv_header(&mut self, cx: &mut Context<'_>) -> Result<Option<Event<'static>>, Ended> {
-        let mut header = [0; HEADER];
-        let n = match self.wire.poll_recv(cx, &mut header) {
-            Poll::Pending => return Ok(None),
-            Poll::Ready(Ok(0)) => return Err(Ended::ClientClosed),
-            Poll::Ready(Ok(n)) => n,
-            Poll::Ready(Err(e)) => return Err(Ended::ClientBroke(e)),
-        };
-        match self.spdy.recv(&mut &header[..n]).map_err(Ended::Protocol)? {
-            Some(Event::Data { id, fin, .. }) => Ok(Some(Event::Data { id, payload: &[], fin })),
-            _ => Ok(None),
-        }
     }
 
     /// Something was handed to a forward.
