@@ -1,5 +1,16 @@
 //! The command line.
 
+mod check;
+mod demo;
+mod dial;
+mod forward;
+mod manual;
+mod rpc_socket;
+mod show;
+mod table;
+mod terminal;
+mod top;
+
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,11 +18,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::UnixUrl;
-use crate::{check, daemon, demo, dial_command, forward, manual, show, top};
-
-/// Where the commands look for JSON-RPC.
-pub(crate) const RPC: &str = "unix:///run/gangplank/rpc.sock";
+use self::rpc_socket::Rpc;
+use crate::daemon;
 
 /// Reach a port inside a pod that runs in its own VM, from kubectl, crictl and friends.
 #[derive(Debug, Parser)]
@@ -25,14 +33,6 @@ A pod is named by the id of its sandbox, an unambiguous beginning of that, its n
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-}
-
-/// Where JSON-RPC is served.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Rpc {
-    /// The daemon's JSON-RPC socket
-    #[arg(id = "rpc", long = "rpc", value_name = "URL", env = "GANGPLANK_RPC", default_value = RPC, value_parser = unix_url)]
-    pub(crate) url: UnixUrl,
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,14 +148,6 @@ Example:
     DemoGuest(demo::GuestOptions),
 }
 
-/// For arguments.
-pub(crate) fn unix_url(url: &str) -> Result<UnixUrl, String> {
-    UnixUrl::from_url(url).ok_or_else(|| {
-        "expected the URL of a Unix socket with an absolute path, such as unix:///run/gangplank/cri.sock"
-            .into()
-    })
-}
-
 impl Cli {
     /// Does what was asked for. What goes wrong is one sentence on standard error and exit status 1.
     pub fn run(self) -> ExitCode {
@@ -177,7 +169,7 @@ impl Command {
         match self {
             Self::Serve { config } => block_on(daemon::serve(&config)),
             Self::Forward(options) => block_on(forward::run(&options)),
-            Self::Dial { rpc, pod, address } => block_on(dial_command::run(&rpc.url, &pod, &address)),
+            Self::Dial { rpc, pod, address } => block_on(dial::run(&rpc.url, &pod, &address)),
             Self::Pods { rpc, no_probe, json } => block_on(show::pods(&rpc.url, !no_probe, json)),
             Self::Ports { rpc, pod, containers, json } => {
                 block_on(show::ports(&rpc.url, &pod, &containers, json))

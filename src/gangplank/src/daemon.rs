@@ -1,5 +1,16 @@
 //! The daemon: its parts put together, from start to shutdown.
 
+pub(crate) mod config;
+pub(crate) mod connections;
+mod cri;
+pub(crate) mod dial;
+mod jsonrpc;
+mod kube_api;
+pub(crate) mod logs;
+mod metrics;
+pub(crate) mod pods;
+mod runtime;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -12,15 +23,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError, JsonRpc, SocketMode, UnixUrl};
-use crate::connections::Connections;
-use crate::dial::Dialer;
+use self::config::{Config, ConfigError, JsonRpc, SocketMode};
+use self::connections::Accounts;
+use self::dial::Dialer;
+use self::metrics::Page;
+use self::pods::{Registry, Source};
+use self::runtime::Runtime;
 use crate::listen::{self, ListenError, UnixSocket};
-use crate::metrics::Page;
-use crate::pods::{Registry, Source};
-use crate::runtime::Runtime;
 use crate::signals::Signals;
-use crate::{cri, jsonrpc, kube_api, logs};
+use crate::unix_url::UnixUrl;
 
 /// How long the fronts may take for calls under way when everything else has ended.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -142,9 +153,9 @@ impl Daemon {
     pub(crate) async fn start(config: &Config) -> Result<Self, DaemonError> {
         let pods = Arc::new(registry(config));
         let settings = config.streaming_server()?;
-        let connections = Arc::new(Connections::default());
+        let accounts = Accounts::default();
         let runtime = config.cri.upstream.clone().map(Runtime::new);
-        let dialer = Dialer::new(Arc::clone(&pods), Arc::clone(&connections), settings.limits.dial_timeout)?
+        let dialer = Dialer::new(Arc::clone(&pods), accounts.clone(), settings.limits.dial_timeout)?
             .asking(runtime.clone())
             .within(&config.dial.rules());
         let streaming = Server::new(settings, dialer.clone());
@@ -158,7 +169,8 @@ impl Daemon {
         let base = base(bound, config.streaming.tls.is_some());
         let mut front = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {
-            let follower = cri::Follower::new(runtime, Arc::clone(&pods), config.rules(), streaming.clone());
+            let follower =
+                cri::Follower::new(runtime, Arc::clone(&pods), config.route_rules(), streaming.clone());
             fronts.spawn(follower.clone().follow(stop.clone()));
             front = front.before(follower);
         }
@@ -168,13 +180,14 @@ impl Daemon {
             fronts.spawn(front.serve(listener, stop.clone()));
         }
         if let (Some(socket), Some(JsonRpc { uids, .. })) = (jsonrpc, &config.jsonrpc) {
-            let (pods, connections) = (Arc::clone(&pods), Arc::clone(&connections));
-            let front = jsonrpc::Front::new(pods, dialer, streaming.clone(), connections, uids);
+            let (pods, accounts) = (Arc::clone(&pods), accounts.clone());
+            let front = jsonrpc::Front::new(pods, dialer, streaming.clone(), accounts, uids);
             streams = Some(front.streams());
             fronts.spawn(front.serve(socket, stop.clone()));
         }
         if let Some((listener, _)) = metrics {
-            let page = Page { connections, streaming: streaming.clone(), pods: Arc::clone(&pods) };
+            let page =
+                Page { metrics: accounts.metrics, streaming: streaming.clone(), pods: Arc::clone(&pods) };
             fronts.spawn(page.serve(listener, stop.clone()));
         }
         let sessions = tokio::spawn({

@@ -1,34 +1,12 @@
-//! The host daemon and command line, and its dialler as a library: [`PodDialer`].
+//! The host daemon and its command line. Programs that want a connection into a pod link `gangplank-dial` instead.
 //!
-//! The fronts (`cri`, `kube_api`) answer clients and never know each other; `dial` reaches ports; `pods` knows
-//! where; `runtime` is the container runtime behind. `daemon` puts them together.
+//! `daemon` is everything that serves; `cli` is everything that a person calls, and starts the daemon; `rpc` is what the
+//! two say to each other.
 
 pub mod cli;
 
-mod check;
-mod config;
-mod connections;
-mod cri;
 mod daemon;
-mod demo;
-mod dial;
-mod dial_command;
-mod forward;
-mod jsonrpc;
-mod kube_api;
 mod listen;
-mod logs;
-mod manual;
-mod metrics;
-mod pods;
-mod runtime;
-mod show;
+mod rpc;
 mod signals;
-mod table;
-mod terminal;
-mod top;
-
-pub use channel::{Ports, Token, token::TokenError};
-pub use dial::{PodConn, PodDialer};
-pub use gangplank_podnet::{AddressError, ListeningPort, Network, PatternError, Rule, RuleError};
-pub use pods::{Endpoint, EndpointError};
+mod unix_url;

@@ -174,7 +174,7 @@ fn ports_lists_what_listens_in_a_pod_and_in_its_containers() {
     assert!(!listed.is_empty() && listed.iter().all(|port| port["containerID"] == "self"), "{listed:?}");
 
     let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "direct", "--container", "c"]);
-    assert!(complaint(&output).contains("leave the container out"), "{}", complaint(&output));
+    assert!(complaint(&output).contains("omit the container"), "{}", complaint(&output));
 }
 
 /// A relay that answers every request with the same two ports, and says that there are more: one that does not know

@@ -1,0 +1,182 @@
+//! From an endpoint and a request to a connection.
+
+use std::path::Path;
+use std::time::Duration;
+
+use channel::{Token, Way};
+use gangplank_podnet::{Destination, Network};
+
+use crate::datagrams::{Datagrams, FramedDatagrams};
+use crate::endpoint::PodEndpoint;
+use crate::error::{PodDialError, PodDialErrorKind};
+use crate::namespace_sockets::NamespaceSockets;
+use crate::pod_conn::PodConn;
+use crate::request::Request;
+use crate::{direct, kata};
+
+/// Time to reach a relay and hear its answer, beyond the dial's own. The channel gives up a second earlier, because it
+/// knows better what went wrong.
+const RELAY_OVERHEAD: Duration = Duration::from_secs(4);
+
+/// One pod, as far as dialling is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct PodTarget {
+    pub(crate) endpoint: PodEndpoint,
+    /// What the pod's relay and this program prove to each other.
+    pub(crate) token: Option<Token>,
+    /// The pod's name, for errors.
+    pub(crate) name: String,
+}
+
+/// How long a dial may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialTimeouts {
+    /// Inside the pod.
+    in_pod: Duration,
+    /// In total.
+    total: Duration,
+}
+
+impl DialTimeouts {
+    /// This long inside the pod, and up to 4 s more for the relay to be reached and to answer.
+    pub fn in_pod(limit: Duration) -> Self {
+        Self { in_pod: limit, total: limit + RELAY_OVERHEAD }
+    }
+
+    /// A little less than `limit` in total, so that a caller who gives up then still hears why the dial failed.
+    pub fn just_within(limit: Duration) -> Self {
+        Self { in_pod: limit * 9 / 10, total: limit * 19 / 20 }
+    }
+}
+
+/// Connects to what is requested. May be dropped at any time.
+pub(crate) async fn reach(
+    sockets: &NamespaceSockets,
+    target: &PodTarget,
+    request: &Request,
+    timeouts: DialTimeouts,
+) -> Result<PodConn, PodDialError> {
+    let DialTimeouts { in_pod, total } = timeouts;
+    if let PodEndpoint::Netns(path) = &target.endpoint {
+        return from_host(sockets, path, &target.name, request, in_pod).await;
+    }
+    let endpoint = target.relay().await?;
+    let attempt = tokio::time::timeout(total, by_relay(target.way(&endpoint), request, in_pod)).await;
+    attempt.unwrap_or_else(|_| Err(silent(&endpoint, total)))
+}
+
+impl PodTarget {
+    pub(crate) fn way<'a>(&'a self, endpoint: &'a channel::Endpoint) -> Way<'a> {
+        Way { endpoint, token: self.token.as_ref() }
+    }
+
+    /// The endpoint of the pod's relay.
+    pub(crate) async fn relay(&self) -> Result<channel::Endpoint, PodDialError> {
+        match &self.endpoint {
+            PodEndpoint::Relay(endpoint) => Ok(endpoint.clone()),
+            PodEndpoint::Kata { state, port } => kata::relay(state, *port, &self.name).await,
+            PodEndpoint::Netns(_) => {
+                let cause = format!(
+                    "pod {:?} has no relay: it is dialled from the host, in its network namespace",
+                    self.name
+                );
+                Err(PodDialError::new(PodDialErrorKind::Unsupported, cause))
+            }
+        }
+    }
+
+    /// An ordinary pod's containers share one network namespace, and the host has no other way to tell them apart.
+    pub(crate) fn refuse_container(&self, container: &str) -> Result<(), PodDialError> {
+        refuse_container(&self.name, container)
+    }
+}
+
+fn refuse_container(pod: &str, container: &str) -> Result<(), PodDialError> {
+    if container.is_empty() {
+        return Ok(());
+    }
+    let cause = format!(
+        "container {container:?}: pod {pod:?} has no relay, and its containers share one network; omit the container"
+    );
+    Err(PodDialError::new(PodDialErrorKind::Unsupported, cause))
+}
+
+fn silent(endpoint: &channel::Endpoint, limit: Duration) -> PodDialError {
+    let cause = format!(
+        "{endpoint}: no answer within {limit:?}; the guest may be paused, still booting, or without a relay"
+    );
+    PodDialError::new(PodDialErrorKind::Relay, cause)
+}
+
+fn late(pod: &str, request: &Request, limit: Duration) -> PodDialError {
+    let cause = format!(
+        "connect to {} in pod {pod:?}: no answer within {limit:?}; check whether a packet filter drops it",
+        request.destination
+    );
+    PodDialError::new(PodDialErrorKind::TimedOut, cause)
+}
+
+async fn from_host(
+    sockets: &NamespaceSockets,
+    namespace: &Path,
+    pod: &str,
+    request: &Request,
+    limit: Duration,
+) -> Result<PodConn, PodDialError> {
+    refuse_container(pod, &request.container)?;
+    let dial = async {
+        match &request.destination {
+            Destination::Tcp(at) => direct::dial(sockets, namespace, pod, *at).await.map(PodConn::tcp),
+            Destination::Udp(at) => direct::datagrams(sockets, namespace, pod, *at)
+                .await
+                .map(|socket| PodConn::datagrams(FramedDatagrams::new(Datagrams::Socket(socket)))),
+            other => Err(PodDialError::new(PodDialErrorKind::Unsupported, not_by(pod, other.network()))),
+        }
+    };
+    tokio::time::timeout(limit, dial).await.unwrap_or_else(|_| Err(late(pod, request, limit)))
+}
+
+fn not_by(pod: &str, network: Network) -> String {
+    format!("network {network}: pod {pod:?} has no relay, so only tcp and udp reach it")
+}
+
+async fn by_relay(way: Way<'_>, request: &Request, limit: Duration) -> Result<PodConn, PodDialError> {
+    let Request { container, destination } = request;
+    let address = destination.address();
+    let open = match destination {
+        Destination::Udp(_) => {
+            let open = channel::Open::udp(address, limit).in_container(container);
+            let datagrams = channel::dial_datagrams(way, open).await?;
+            return Ok(PodConn::datagrams(FramedDatagrams::new(Datagrams::Relay(datagrams))));
+        }
+        Destination::Unix(_) => channel::Open::unix(address, limit),
+        _ => channel::Open::tcp(address, limit),
+    };
+    Ok(PodConn::channel(channel::dial(way, open.in_container(container)).await?))
+}
+
+/// Whether a pod's namespace exists, or its relay answers.
+pub(crate) async fn probe(target: &PodTarget, limit: Duration) -> Result<(), PodDialError> {
+    match target.endpoint {
+        PodEndpoint::Netns(_) => Ok(()),
+        _ => probe_relay(target.way(&target.relay().await?), limit).await,
+    }
+}
+
+/// Sends a request that every relay refuses after it has read it: a peer that refuses in this way is a relay that speaks
+/// our version.
+async fn probe_relay(way: Way<'_>, limit: Duration) -> Result<(), PodDialError> {
+    let endpoint = way.endpoint;
+    let mut open = channel::Open::tcp("", limit);
+    open.network = channel::Network::Unspecified.into();
+    match tokio::time::timeout(limit, channel::dial(way, open)).await {
+        Ok(Err(error)) if error.kind == channel::DialErrorKind::BadEndpoint => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(_)) => {
+            let cause =
+                format!("{endpoint}: the peer accepts a request for no address, so it is not a usable relay");
+            Err(PodDialError::new(PodDialErrorKind::RelayUnusable, cause))
+        }
+        Err(_) => Err(silent(endpoint, limit)),
+    }
+}

@@ -1,0 +1,482 @@
+//! The daemon's configuration file: what may stand in it, and what is wrong with one.
+//!
+//! `gangplank.sample.toml` documents every key; a test holds the two together.
+
+mod limits;
+mod rpc;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use std::{fs, io};
+
+use gangplank_dial::PodEndpoint;
+use serde::Deserialize;
+
+pub(crate) use self::limits::Limits;
+pub(crate) use self::rpc::{JsonRpc, Metrics};
+pub(crate) use self::value::SocketMode;
+use self::value::{Absolute, DialRule, DnsName, Grace, Id, optional, value, values};
+use crate::daemon::pods::{EndpointTemplate, Route, RouteRule, RouteRules, Source};
+use crate::unix_url::UnixUrl;
+
+/// The whole file. Every section but `[[pod]]` may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where CRI is served.
+    pub(crate) cri: Cri,
+    /// Where port-forward sessions are served.
+    pub(crate) streaming: Streaming,
+    /// Where the slice of the Kubernetes API is served, if at all.
+    pub(crate) kube_api: Option<KubeApi>,
+    /// Where JSON-RPC is served, if at all.
+    pub(crate) jsonrpc: Option<JsonRpc>,
+    /// Where metrics are shown, if at all.
+    pub(crate) metrics: Option<Metrics>,
+    /// What may be dialled in pods.
+    pub(crate) dial: Dial,
+    /// What clients may use.
+    pub(crate) limits: Limits,
+    /// How events are written.
+    pub(crate) log: Log,
+    /// How the daemon ends.
+    pub(crate) shutdown: Shutdown,
+    /// Where the guests of runtime handlers are reached.
+    pub(crate) runtime: Vec<Runtime>,
+    /// What pods may say themselves.
+    pub(crate) annotations: Annotations,
+    /// The pods.
+    pub(crate) pod: Vec<Pod>,
+}
+
+/// `[cri]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cri {
+    /// The socket.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: UnixUrl,
+    /// Its file mode.
+    #[serde(deserialize_with = "value")]
+    pub(crate) socket_mode: SocketMode,
+    /// The runtime that everything but PortForward is passed on to, if there is one.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) upstream: Option<UnixUrl>,
+    /// Whether the runtime's ordinary pods are dialled from here too.
+    pub(crate) netns: bool,
+}
+
+/// `[streaming]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Streaming {
+    /// Where sessions are served.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: SocketAddr,
+    /// Whether `listen` may be an address that others can reach.
+    pub(crate) allow_non_loopback: bool,
+    /// How a failed connection is told to the client.
+    pub(crate) errors: Errors,
+    /// Whether web pages may open WebSockets.
+    pub(crate) allow_origin: bool,
+    /// TLS, if it is wanted.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// `[streaming.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// The certificate.
+    pub(crate) cert: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
+    /// Who signs clients' certificates, if they need one.
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// `[streaming] errors`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Errors {
+    /// Only the connection ends.
+    Reset,
+    /// Text on the error stream, as other runtimes do.
+    Text,
+}
+
+/// `[kube_api]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KubeApi {
+    /// Where it is served.
+    #[serde(deserialize_with = "value")]
+    pub(crate) listen: SocketAddr,
+    /// Whether `listen` may be an address that others can reach.
+    #[serde(default)]
+    pub(crate) allow_non_loopback: bool,
+}
+
+/// `[dial]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dial {
+    /// Of which the first that matches decides.
+    #[serde(deserialize_with = "values")]
+    rules: Vec<DialRule>,
+}
+
+impl Dial {
+    /// The rules in their order.
+    pub(crate) fn rules(&self) -> Vec<gangplank_dial::Rule> {
+        self.rules.iter().map(|rule| rule.0.clone()).collect()
+    }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// For people or for machines.
+    pub(crate) format: LogFormat,
+    /// The least important events that are written.
+    pub(crate) level: LogLevel,
+    /// Whether each connection into a pod gets a line.
+    pub(crate) audit: bool,
+}
+
+/// `[log] format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// A line of text for each event.
+    Text,
+    /// A JSON object for each event.
+    Json,
+}
+
+/// `[log] level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    /// What keeps the daemon from its work.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// One line for the beginning and the end of each session, and for each failed connection.
+    Info,
+    /// Each call and each connection.
+    Debug,
+    /// Each frame.
+    Trace,
+}
+
+/// `[shutdown]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Shutdown {
+    /// How long living sessions may go on.
+    #[serde(deserialize_with = "value")]
+    pub(crate) grace: Grace,
+}
+
+/// `[[runtime]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runtime {
+    /// The runtime handler.
+    pub(crate) handler: String,
+    /// How the ports of its sandboxes are reached.
+    #[serde(deserialize_with = "value")]
+    pub(crate) endpoint: EndpointTemplate,
+    /// The file with the token of their relays, if they have one.
+    #[serde(default, deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
+}
+
+/// `[annotations]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Annotations {
+    /// Whether a pod may name its endpoint.
+    pub(crate) allow: bool,
+    /// The folder of the sandboxes' own folders.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) directory: Option<Absolute>,
+    /// The file with the token of the relays there, if they have one.
+    #[serde(deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
+}
+
+/// `[[pod]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pod {
+    /// The sandbox's id.
+    #[serde(deserialize_with = "value")]
+    pub(crate) id: Id,
+    /// The pod's name.
+    #[serde(deserialize_with = "value")]
+    pub(crate) name: DnsName,
+    /// Its namespace.
+    #[serde(default = "default_namespace", deserialize_with = "value")]
+    pub(crate) namespace: DnsName,
+    /// Its uid.
+    #[serde(deserialize_with = "value")]
+    pub(crate) uid: Id,
+    /// How its ports are reached.
+    #[serde(deserialize_with = "value")]
+    #[cfg_attr(test, serde(serialize_with = "tests::as_text"))]
+    pub(crate) endpoint: PodEndpoint,
+    /// The file with the token of its relay, if it has one.
+    #[serde(default, deserialize_with = "optional")]
+    pub(crate) token_file: Option<Absolute>,
+    /// Its labels.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl Pod {
+    /// As the registry has it; known from there, since `created`.
+    pub(crate) fn pod(&self, source: Source, created: SystemTime) -> crate::daemon::pods::Pod {
+        crate::daemon::pods::Pod {
+            id: self.id.0.as_str().into(),
+            name: self.name.0.clone(),
+            namespace: self.namespace.0.clone(),
+            uid: self.uid.0.clone(),
+            labels: self.labels.clone(),
+            route: Route::Endpoint(self.endpoint.clone()),
+            token_file: self.token_file.as_ref().map(|file| file.0.clone()),
+            source,
+            created,
+        }
+    }
+}
+
+/// What is wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration file {}: {source}; name a readable file with --config", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is not TOML, or a key or a value is wrong.
+    #[error("{}{}: {}{message}", file.display(), at_line(*line), of_key(key))]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The line, where it is known.
+        line: Option<usize>,
+        /// The key with its section; empty when the file is not TOML.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map(|line| format!(":{line}")).unwrap_or_default()
+}
+
+fn of_key(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { file: file.into(), source };
+        Self::parse(file, &fs::read_to_string(file).map_err(read)?)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let wrong = |error: &toml::de::Error, key: String| ConfigError::Value {
+            file: file.into(),
+            line: error.span().map(|span| line_of(text, span.start)),
+            key,
+            message: error.message().trim_end().replace('\n', ", "),
+        };
+        let toml = toml::Deserializer::parse(text).map_err(|error| wrong(&error, String::new()))?;
+        let config: Self = serde_path_to_error::deserialize(toml)
+            .map_err(|error| wrong(error.inner(), key_of(error.path())))?;
+        match config.contradiction() {
+            None => Ok(config),
+            Some((key, message)) => Err(ConfigError::Value { file: file.into(), line: None, key, message }),
+        }
+    }
+
+    /// A key, and what is wrong with its value in view of others.
+    fn contradiction(&self) -> Option<(String, String)> {
+        let streaming = &self.streaming;
+        not_loopback("streaming", streaming.listen, streaming.allow_non_loopback)
+            .or_else(|| {
+                let kube_api = self.kube_api.as_ref()?;
+                not_loopback("kube_api", kube_api.listen, kube_api.allow_non_loopback)
+            })
+            .or_else(|| {
+                let metrics = self.metrics.as_ref()?;
+                not_loopback("metrics", metrics.listen, metrics.allow_non_loopback)
+            })
+            .or_else(|| self.without_upstream())
+            .or_else(|| self.needless_token())
+            .or_else(|| twice("pod", &self.pod, "id", |pod| pod.id.0.clone()))
+            .or_else(|| twice("pod", &self.pod, "name", |pod| format!("{}/{}", pod.namespace.0, pod.name.0)))
+            .or_else(|| twice("runtime", &self.runtime, "handler", |rule| rule.handler.clone()))
+    }
+
+    /// What makes no sense without a runtime, or without what goes with it.
+    fn without_upstream(&self) -> Option<(String, String)> {
+        if self.annotations.allow && self.annotations.directory.is_none() {
+            let message =
+                "pods would reach each other's guests: name the folder of the sandboxes' own folders";
+            return Some(("annotations.directory".into(), message.into()));
+        }
+        if let Some(upstream) = &self.cri.upstream {
+            let message = format!("{upstream} is cri.listen itself; name the runtime's own socket");
+            return (*upstream == self.cri.listen).then(|| ("cri.upstream".into(), message));
+        }
+        let key = match self {
+            Self { cri: Cri { netns: true, .. }, .. } => "cri.netns",
+            Self { annotations: Annotations { allow: true, .. }, .. } => "annotations.allow",
+            Self { runtime, .. } if !runtime.is_empty() => "runtime",
+            _ => return None,
+        };
+        let message = "only pods of a runtime behind are meant by it; name its socket in cri.upstream";
+        Some((key.into(), message.into()))
+    }
+
+    /// A token for a pod that has no relay: whoever wrote it believes it does something.
+    fn needless_token(&self) -> Option<(String, String)> {
+        let needless = |pod: &Pod| pod.token_file.is_some() && matches!(pod.endpoint, PodEndpoint::Netns(_));
+        let at = self.pod.iter().position(needless)?;
+        let message =
+            "a pod that is dialled in its network namespace has no relay to prove it to; leave it out";
+        Some((format!("pod[{at}].token_file"), message.into()))
+    }
+
+    /// How routes to the runtime's pods are found.
+    pub(crate) fn route_rules(&self) -> RouteRules {
+        let path = |path: &Option<Absolute>| path.as_ref().map(|path| path.0.clone());
+        let rule = |rule: &Runtime| RouteRule {
+            handler: rule.handler.clone(),
+            endpoint: rule.endpoint.clone(),
+            token_file: path(&rule.token_file),
+        };
+        let directory = path(&self.annotations.directory).filter(|_| self.annotations.allow);
+        RouteRules {
+            handlers: self.runtime.iter().map(rule).collect(),
+            annotations: directory,
+            annotated_token_file: path(&self.annotations.token_file),
+            netns: self.cri.netns,
+        }
+    }
+
+    /// The streaming server's part.
+    ///
+    /// # Errors
+    /// When the files for TLS are no good.
+    pub(crate) fn streaming_server(&self) -> Result<streaming::Config, streaming::TlsError> {
+        let errors = match self.streaming.errors {
+            Errors::Reset => streaming::ErrorStyle::Reset,
+            Errors::Text => streaming::ErrorStyle::Text,
+        };
+        let tls = match self.streaming.tls.clone() {
+            Some(Tls { cert, key, client_ca }) => {
+                Some(streaming::Tls::load(streaming::TlsFiles { cert, key, client_ca })?)
+            }
+            None => None,
+        };
+        let allow_origin = self.streaming.allow_origin;
+        Ok(streaming::Config { errors, allow_origin, tls, limits: (&self.limits).into() })
+    }
+}
+
+/// The second of two items of a list that have the same of something.
+fn twice<T>(list: &str, items: &[T], key: &str, of: impl Fn(&T) -> String) -> Option<(String, String)> {
+    let mut first = BTreeMap::new();
+    items.iter().enumerate().find_map(|(at, item)| {
+        let earlier = first.insert(of(item), at)?;
+        let message =
+            format!("{:?} is already that of {list}[{earlier}]; give each {list} its own", of(item));
+        Some((format!("{list}[{at}].{key}"), message))
+    })
+}
+
+/// Whoever reaches these listeners can reach every pod, so others are let in only when that is wanted.
+fn not_loopback(section: &str, listen: SocketAddr, allowed: bool) -> Option<(String, String)> {
+    let refused = !listen.ip().to_canonical().is_loopback() && !allowed;
+    refused.then(|| {
+        let message = format!(
+            "{listen} can be reached from other machines, which could then reach every pod; \
+             use a loopback address such as 127.0.0.1, or set {section}.allow_non_loopback = true"
+        );
+        (format!("{section}.listen"), message)
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+}
+
+/// The key's path; the file itself has none.
+fn key_of(path: &serde_path_to_error::Path) -> String {
+    if path.iter().len() == 0 { String::new() } else { path.to_string() }
+}
+
+fn default_namespace() -> DnsName {
+    DnsName("default".into())
+}
+
+impl Default for Cri {
+    fn default() -> Self {
+        Self { listen: UnixUrl::default(), socket_mode: SocketMode(0o600), upstream: None, netns: false }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_non_loopback: false,
+            errors: Errors::Reset,
+            allow_origin: false,
+            tls: None,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info, audit: true }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace: Grace(std::time::Duration::from_secs(30)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
