@@ -93,17 +93,17 @@ impl Dialer {
         let dialer = self.pod_dialer(pod).await?.with_timeouts(timeouts);
         let reached = dialer.reach(&request).await.map_err(DialError::from);
         if let Err(DialError { kind: DialErrorKind::Refused, .. }) = &reached {
-            self.log_what_listens(dialer, request);
+            self.log_what_listens(pod.name.clone(), dialer, request);
         }
         reached
     }
 
     /// In the background: the caller gets its answer first.
-    fn log_what_listens(&self, dialer: PodDialer, request: Request) {
+    fn log_what_listens(&self, pod: String, dialer: PodDialer, request: Request) {
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else { return };
         tokio::spawn(async move {
             if let Some(line) = listening_instead::line(&dialer, &request).await {
-                tracing::info!("{line}");
+                tracing::info!(pod, "{line}");
             }
             drop(permit);
         });
