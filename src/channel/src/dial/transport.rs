@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use socket2::{Domain, SockAddr, Socket, Type};
+use tokio_vsock::{VsockAddr, VsockStream};
 
 use super::{DialError, DialErrorKind};
 use crate::Endpoint;
-use crate::channel::{Descriptor, watch_reading, watch_writing};
+use crate::channel::{Descriptor, watch_reading};
 
 /// Time between two tries while a Unix socket's backlog is full, which the system does not let one wait for.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -63,16 +63,9 @@ async fn connect_unix(path: &Path) -> io::Result<Descriptor> {
     }
 }
 
+/// Only the connection is made by tokio-vsock: its stream has no vectored write, and cannot be read around a frame
+/// header, so that the channel goes on with the descriptor alone.
 async fn connect_vsock(cid: u32, port: u32) -> io::Result<Descriptor> {
-    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
-    match socket.connect(&SockAddr::vsock(cid, port)) {
-        Ok(()) => return watch_reading(socket.into()),
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-        Err(error) => return Err(error),
-    }
-    drop(watch_writing(&socket)?.writable().await?);
-    match socket.take_error()? {
-        Some(error) => Err(error),
-        None => watch_reading(socket.into()),
-    }
+    let stream = VsockStream::connect(VsockAddr::new(cid, port)).await?;
+    watch_reading(stream.into())
 }
