@@ -105,14 +105,14 @@ relay-size: relay ## What the relay takes of a guest is what is promised
 
 vsock: packages $(CACHE)/linux $(CACHE)/linux-newer ## Channel and relay over AF_VSOCK, in one QEMU guest
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
-	  --target x86_64-unknown-linux-gnu -p gangplank-relay --example vsock
-	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/examples/vsock
-	e2e/guest/check-vsock $(CACHE)/linux-newer $(STATIC)/examples/vsock
+	  --target x86_64-unknown-linux-gnu -p gangplank-e2e-guest --bin vsock
+	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/vsock
+	e2e/guest/check-vsock $(CACHE)/linux-newer $(STATIC)/vsock
 
 e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest, saved, restored and killed (minutes)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
-	  --target x86_64-unknown-linux-gnu -p gangplank-channel --example nested
-	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/examples/nested
+	  --target x86_64-unknown-linux-gnu -p gangplank-e2e-guest --bin nested
+	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/nested
 
 tools: $(CLIENTS) $(LIBRARIES) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
 

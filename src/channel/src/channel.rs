@@ -11,7 +11,6 @@
 //! The stash takes payload only while a writer has to read on, for credit or for the acknowledgement of its
 //! end; it never holds more than the credit given, and an idle channel has none.
 
-mod descriptor;
 mod head;
 mod readv;
 mod silence;
@@ -24,14 +23,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::dial::Seat;
+use crate::descriptor::Descriptor;
 use crate::errno;
 use crate::frame::{self, Kind};
 use crate::link::{Link, MAX_LEAD, Violation};
+use crate::permit::Permit;
 use head::Head;
 use stash::Stash;
 
-pub(crate) use descriptor::{Descriptor, watch_reading, watch_writing};
 use silence::{Silence, Verdict};
 use socket::{Role, Socket};
 
@@ -57,8 +56,7 @@ pub struct Channel {
     failure: Option<Box<Failure>>,
     socket: Socket,
     silence: Silence,
-    /// What this connection takes of its device.
-    _seat: Option<Seat>,
+    _permit: Option<Permit>,
 }
 
 /// Why the channel is of no use any more; told to every later call.
@@ -76,7 +74,7 @@ impl Failure {
 
 impl Channel {
     /// A channel on which OPENED has just been read, and nothing after it.
-    pub(crate) fn new(descriptor: Descriptor, seat: Option<Seat>) -> Self {
+    pub(crate) fn new(descriptor: Descriptor, permit: Option<Permit>) -> Self {
         Self {
             link: Link::new(),
             head: Head::default(),
@@ -84,7 +82,7 @@ impl Channel {
             failure: None,
             socket: Socket::new(descriptor),
             silence: Silence::default(),
-            _seat: seat,
+            _permit: permit,
         }
     }
 

@@ -8,11 +8,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 
-use crate::channel::{Descriptor, watch_writing};
-use crate::dial::Seat;
+use crate::descriptor::{Descriptor, watch_writing};
 use crate::errno;
 use crate::frame::{self, Kind};
 use crate::link::{Link, Violation};
+use crate::permit::Permit;
 
 /// The largest datagram of UDP over IPv4, in bytes.
 const MAX_DATAGRAM: usize = 65_507;
@@ -37,12 +37,12 @@ pub struct Datagrams {
     /// Bounded by the link's credit.
     received: VecDeque<Vec<u8>>,
     buffer: Box<[u8]>,
-    _seat: Option<Seat>,
+    _permit: Option<Permit>,
 }
 
 impl Datagrams {
     /// An association on which OPENED has just been read, and nothing after it.
-    pub(crate) fn new(descriptor: Descriptor, seat: Option<Seat>) -> Self {
+    pub(crate) fn new(descriptor: Descriptor, permit: Option<Permit>) -> Self {
         Self {
             link: Link::of_datagrams(),
             descriptor,
@@ -50,7 +50,7 @@ impl Datagrams {
             begun: Vec::new(),
             received: VecDeque::new(),
             buffer: vec![0; READ].into(),
-            _seat: seat,
+            _permit: permit,
         }
     }
 

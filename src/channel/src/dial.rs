@@ -4,33 +4,42 @@
 //!   connect ──► (hybrid: CONNECT, OK) ──► preamble + OPEN ──► preamble + OPENED ──► Channel
 //! ```
 
+mod ask;
 mod error;
 mod hybrid;
-mod listening;
+mod ports;
 mod proof;
-mod seat;
+mod raw;
 mod transport;
 
 use std::future::Future;
-use std::io;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::Interest;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::channel::{Descriptor, watch_writing};
-use crate::open::{Kind, Network, Open, Opened, Opening, Opens};
-use crate::{Channel, Datagrams, Endpoint, Way};
+use crate::channel::Channel;
+use crate::datagrams::Datagrams;
+use crate::descriptor::Descriptor;
+use crate::endpoint::Endpoint;
+use crate::open::{Kind, Network, Open, Opened};
+use crate::permit::Permit;
+use crate::way::Way;
 
 pub use error::{DialError, DialErrorKind};
-pub use listening::Ports;
-pub(crate) use seat::Seat;
+pub use ports::Ports;
+
+use error::Failure;
 
 /// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
 /// multiplexers give a connection request 2 s themselves.
 const WAY: Duration = Duration::from_secs(3);
+
+/// Tries of a dial, all within its time limit, while the relay's preamble does not come: the connection then ended in
+/// the relay's backlog, as when the relay is restarted, and was not served.
+const TRIES: usize = 5;
+
+/// The pause after the first try. Each further one is twice as long; together they take 0.15 s.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Time for the relay to look up what listens.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -41,7 +50,8 @@ const LOOK_UPS: usize = 20;
 
 /// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
-/// Takes at most the request's time limit and three seconds for the way. May be dropped at any time: a hybrid
+/// Takes at most the request's time limit and three seconds for the way, with up to five tries while no relay has
+/// accepted the connection: a pod is dialled once at most. May be dropped at any time: a hybrid
 /// handshake that has begun is then finished in the background, since a device may die of its being cut off.
 /// Must be called within a tokio runtime.
 ///
@@ -49,7 +59,7 @@ const LOOK_UPS: usize = 20;
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
 pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
     let reached = reach(way.into(), open).await?;
-    Ok(Channel::new(reached.descriptor, reached.seat))
+    Ok(Channel::new(reached.descriptor, reached.permit))
 }
 
 /// As [`dial`], for a request of [`Network::Udp`].
@@ -58,7 +68,7 @@ pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, Di
 /// As [`dial`].
 pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Datagrams, DialError> {
     let reached = reach(way.into(), open).await?;
-    Ok(Datagrams::new(reached.descriptor, reached.seat))
+    Ok(Datagrams::new(reached.descriptor, reached.permit))
 }
 
 /// What listens in the guest: in the pod's own namespace, or in that of a container.
@@ -71,7 +81,7 @@ pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Ports
         let had = ports.listening.len();
         let open = Open::listening(ports.last(), LOOK_UP).in_container(container);
         let answer = reach(way, open).await?.opened;
-        ports.add(answer.listening.iter().filter_map(listening::from_message));
+        ports.add(answer.listening.iter().filter_map(ports::from_message));
         if !answer.is_cut || ports.is_cut {
             return Ok(ports);
         }
@@ -87,74 +97,62 @@ pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Ports
 struct Reached {
     descriptor: Descriptor,
     opened: Opened,
-    seat: Option<Seat>,
+    permit: Option<Permit>,
 }
 
+/// Tries until the relay has served the request, or has begun to.
 async fn reach(way: Way<'_>, open: Open) -> Result<Reached, DialError> {
-    let endpoint = way.endpoint;
     let deadline = Instant::now() + open.timeout() + WAY;
-    let (descriptor, seat) = connect(endpoint, deadline).await?;
-    let asking = proof::ask(&descriptor, way, &open);
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        match try_to_reach(way, &open, deadline).await {
+            Err(Failure::NotServed(_)) => sleep(pause).await,
+            reached => return Ok(reached?),
+        }
+        pause *= 2;
+    }
+    Ok(try_to_reach(way, &open, deadline).await?)
+}
+
+async fn try_to_reach(way: Way<'_>, open: &Open, deadline: Instant) -> Result<Reached, Failure> {
+    let endpoint = way.endpoint;
+    let (descriptor, permit) = connect(endpoint, deadline).await?;
+    let asking = proof::ask_with_proof(&descriptor, way, open);
     let opened = within(deadline, endpoint, "the relay's answer", asking).await?;
     match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => Ok(Reached { descriptor, opened, seat }),
-        kind => Err(failed(endpoint, &open, kind, &opened)),
+        Kind::Connected if opened.kind == Kind::Connected as i32 => {
+            Ok(Reached { descriptor, opened, permit })
+        }
+        kind => Err(failed(endpoint, open, kind, &opened).into()),
     }
 }
 
 /// A connection to the relay on which nothing was said yet.
-async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Seat>), DialError> {
+async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Permit>), DialError> {
     let connecting = transport::connect(endpoint);
     let Endpoint::Hybrid { path, port } = endpoint else {
         return Ok((within(deadline, endpoint, "the connection", connecting).await?, None));
     };
-    let seat = Seat::take(path)
+    let permit = Permit::take(path)
         .map_err(|cause| DialError::new(DialErrorKind::Busy, format!("{endpoint}: {cause}")))?;
     let descriptor = within(deadline, endpoint, "the connection", connecting).await?;
-    let shake = hybrid::handshake(descriptor, endpoint, *port, seat);
-    let (descriptor, seat) = within(deadline, endpoint, "the multiplexer's OK", shake).await?;
-    Ok((descriptor, Some(seat)))
+    let shake = hybrid::handshake(descriptor, endpoint, *port, permit);
+    let (descriptor, permit) = within(deadline, endpoint, "the multiplexer's OK", shake).await?;
+    Ok((descriptor, Some(permit)))
 }
 
-async fn within<T>(
+async fn within<T, E: From<DialError>>(
     deadline: Instant,
     endpoint: &Endpoint,
     what: &str,
-    step: impl Future<Output = Result<T, DialError>>,
-) -> Result<T, DialError> {
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     timeout_at(deadline, step).await.unwrap_or_else(|_| {
         let cause = format!(
             "{endpoint}: {what} did not come in time; the guest may be paused, still booting, or without a relay"
         );
-        Err(DialError::new(DialErrorKind::RelayNotReady, cause))
+        Err(DialError::new(DialErrorKind::RelayNotReady, cause).into())
     })
-}
-
-/// Sends the request and reads the answer, and not a byte more.
-async fn ask(descriptor: &Descriptor, endpoint: &Endpoint, open: &Open) -> Result<Opened, DialError> {
-    let broken = |error: io::Error| {
-        let cause =
-            format!("{endpoint}: the connection broke before the relay's answer ({error}); is it running?");
-        DialError::new(DialErrorKind::RelayNotReady, cause)
-    };
-    write_all(descriptor, &open.opening()).await.map_err(broken)?;
-    let mut opening = Opening::<Opened>::default();
-    let mut buffer = [0; 256];
-    loop {
-        let wanted = opening.wanted().min(buffer.len());
-        let len = read(descriptor, &mut buffer[..wanted], RecvFlags::empty()).await.map_err(broken)?;
-        if len == 0 {
-            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-        }
-        match opening.handle(&buffer[..len]) {
-            Ok(None) => {}
-            Ok(Some(opened)) => return Ok(opened),
-            Err(error) => {
-                let cause = format!("{endpoint}: what answers there is of no use: {error}");
-                return Err(DialError::new(DialErrorKind::RelayUnusable, cause));
-            }
-        }
-    }
 }
 
 /// The relay's refusal, as ours.
@@ -176,30 +174,4 @@ fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> Dial
         _ => format!("{}: the relay at {endpoint} could not dial it: {text}", open.address),
     };
     DialError::new(kind, cause)
-}
-
-/// Reads once; 0 is the end.
-async fn read(descriptor: &Descriptor, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-    descriptor
-        .async_io(Interest::READABLE, |fd| {
-            retry(|| rustix::net::recv(fd, &mut *into, flags)).map(|(len, _)| len)
-        })
-        .await
-}
-
-async fn write_all(descriptor: &Descriptor, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match retry(|| rustix::net::send(descriptor.get_ref(), bytes, SendFlags::NOSIGNAL)) {
-            Ok(sent) => bytes = &bytes[sent..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                drop(watch_writing(descriptor.get_ref())?.writable().await?);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    rustix::io::retry_on_intr(call).map_err(|error: Errno| error.into())
 }

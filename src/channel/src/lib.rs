@@ -15,9 +15,13 @@ mod channel;
 #[cfg(feature = "tokio")]
 mod datagrams;
 #[cfg(feature = "tokio")]
+mod descriptor;
+#[cfg(feature = "tokio")]
 mod dial;
 #[cfg(feature = "tokio")]
 mod endpoint;
+#[cfg(feature = "tokio")]
+mod permit;
 #[cfg(feature = "tokio")]
 mod way;
 

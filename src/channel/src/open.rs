@@ -151,6 +151,11 @@ impl<M: Opens> Opening<M> {
         }
     }
 
+    /// Whether the peer's preamble is here.
+    pub fn has_preamble(&self) -> bool {
+        self.bytes.len() >= PREAMBLE_LEN
+    }
+
     /// Takes bytes from the peer; gives the message once it is whole.
     pub fn handle(&mut self, bytes: &[u8]) -> Result<Option<M>, OpeningError> {
         self.bytes.extend_from_slice(bytes);

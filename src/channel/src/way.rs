@@ -1,6 +1,7 @@
 //! How a relay is reached: where it is, and what is proved to it.
 
-use crate::{Endpoint, Token};
+use crate::endpoint::Endpoint;
+use crate::token::Token;
 
 /// An endpoint, and the token of its relay where it has one. A plain `&Endpoint` is one without.
 #[derive(Debug, Clone, Copy)]

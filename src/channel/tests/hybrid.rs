@@ -5,11 +5,13 @@
 mod multiplexer;
 
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use channel::frame::{self, Kind};
 use channel::open::{Opened, Opens};
+use channel::preamble::{PREAMBLE_LEN, VERSION};
 use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
 use multiplexer::{MOST_OUTSTANDING, Multiplexer, Vices};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -260,13 +262,79 @@ async fn what_is_no_relay_is_unusable() {
 #[tokio::test]
 async fn a_guest_that_leaves_before_its_answer_is_not_ready() {
     let guest = Guest::start(|mut host| async move { hear_request(&mut host).await });
-    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay's answer").await;
+    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
     fails(
         &guest.behind(Vices::default()).endpoint(),
         DialErrorKind::RelayNotReady,
-        "before the relay's answer",
+        "before the relay answered",
     )
     .await;
+}
+
+/// A guest that does this with every connection, beginning with number 0.
+fn counting<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, UnixStream) -> F + Send + 'static,
+) -> (Guest, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    (Guest::start(move |host| serve(counted.fetch_add(1, SeqCst), host)), connections)
+}
+
+/// Without the relay's preamble nothing was dialled, so that another try does no harm.
+#[tokio::test]
+async fn a_connection_that_ends_before_the_preamble_is_tried_again() {
+    let (guest, connections) = counting(|number, mut host| async move {
+        match number {
+            0 => {}
+            1 => hear_request(&mut host).await,
+            // A part of a preamble is none.
+            2 => host.write_all(b"GPCH\x02\x00\x00").await.unwrap(),
+            _ => answer(host, connected_then(&frame(Kind::Fin, b""))).await,
+        }
+    });
+    reach(&guest.endpoint()).await.unwrap();
+    assert_eq!(connections.load(SeqCst), 4);
+
+    let device = guest.behind(Vices::default());
+    connections.store(0, SeqCst);
+    reach(&device.endpoint()).await.unwrap();
+    assert_eq!(connections.load(SeqCst), 4);
+    device.is_unharmed();
+}
+
+#[tokio::test]
+async fn a_guest_that_never_serves_is_left_after_a_few_tries() {
+    let (guest, connections) = counting(|_, _| async {});
+    let asked = Instant::now();
+    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    assert_eq!(connections.load(SeqCst), 5);
+}
+
+/// It may have dialled the pod, which must not be dialled twice.
+#[tokio::test]
+async fn a_connection_that_ends_after_the_preamble_is_not_tried_again() {
+    let (guest, connections) = counting(|_, mut host| async move {
+        hear_request(&mut host).await;
+        host.write_all(&VERSION.encode()).await.unwrap();
+    });
+    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
+    assert_eq!(connections.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_preamble_that_comes_before_the_request_is_understood() {
+    let guest = Guest::start(|mut host| async move {
+        let mut preamble = connected_then(&[frame(Kind::Data, b"hello"), frame(Kind::Fin, b"")].concat());
+        let rest = preamble.split_off(PREAMBLE_LEN);
+        host.write_all(&preamble).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        answer(host, rest).await;
+    });
+    is_greeted(&guest.endpoint()).await;
+    let device = guest.behind(Vices { ok_glued: true, ..Vices::default() });
+    is_greeted(&device.endpoint()).await;
+    device.is_unharmed();
 }
 
 #[tokio::test]
@@ -449,7 +517,7 @@ async fn requests_that_were_left_at_a_silent_device_do_not_pile_up() {
         }
     }
     for _ in 0..10 {
-        fails(&endpoint, DialErrorKind::Busy, "256 requests still wait for the multiplexer's answer").await;
+        fails(&endpoint, DialErrorKind::Busy, "256 abandoned requests still wait for the multiplexer").await;
     }
     assert_eq!(device.seen.connects.load(SeqCst), 256);
     device.is_unharmed();

@@ -17,6 +17,7 @@ use std::time::Instant;
 use channel::errno::EACCES;
 use channel::frame::MAX_OPENING;
 use channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
+use channel::preamble::{PREAMBLE_LEN, VERSION};
 use channel::token::{self, Nonce};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -36,10 +37,24 @@ pub(crate) struct Connection {
     to_host: Leftover,
     state: State,
     deadline: Option<Instant>,
+    preamble: Preamble,
     /// The nonces with which the answer proves the token, once the host has proved it.
     proved: Option<Box<Proved>>,
     /// Whether it is in the queue of those that have something to do.
     pub(crate) is_queued: bool,
+}
+
+/// How this side's preamble reaches the host. It goes before the relay waits for anything, so that the host knows of
+/// a connection that ends without it that nothing was dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preamble {
+    /// Not sent yet.
+    Due,
+    /// Sent alone: the first answer goes without.
+    Sent,
+    /// Each answer carries its own. The first one's was Due: it saves a packet and a wake of the host where the
+    /// answer is there at once, as it mostly is.
+    WithAnswer,
 }
 
 #[derive(Debug)]
@@ -92,6 +107,7 @@ impl Connection {
             to_host: Leftover::default(),
             state: State::Opening { opening: Opening::default(), challenge: None },
             deadline: Some(deadline),
+            preamble: Preamble::Due,
             proved: None,
             is_queued: false,
         }
@@ -123,9 +139,20 @@ impl Connection {
         }
     }
 
+    /// The first turn, at once: the request is often there before epoll could say so.
+    pub(crate) fn begin(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        self.host.note(EventFlags::IN);
+        self.proceed(turn)
+    }
+
     /// Does what can be done now.
     pub(crate) fn proceed(&mut self, turn: &mut Turn<'_>) -> Verdict {
         let verdict = self.advance(turn);
+        if verdict == Verdict::Wait && self.preamble == Preamble::Due {
+            self.preamble = Preamble::Sent;
+            // A failure here is one of reading, too.
+            let _ = self.to_host.send(&mut self.host, &VERSION.encode());
+        }
         match self.watch_room(turn) {
             Ok(()) => verdict,
             Err(error) => {
@@ -273,7 +300,7 @@ impl Connection {
                     (*opening, *challenge) = (Opening::default(), Some(Box::new(nonce)));
                     let text = "this relay asks for proof of a token: configure it at the host";
                     let opened = Opened::failed(Kind::Proof, 0, text).with_nonce(nonce);
-                    let _ = self.to_host.send(&mut self.host, &opened.opening());
+                    self.send_opening(&opened);
                     return false;
                 }
                 Err(error) => {
@@ -361,14 +388,20 @@ impl Connection {
     }
 
     fn send_opened(&mut self, opened: &Opened, turn: &Turn<'_>) {
-        let bytes = match (self.proved.take(), &turn.config.token) {
+        match (self.proved.take(), &turn.config.token) {
             (Some(proved), Some(token)) => {
-                token.prove_answer(opened.clone(), &proved.relay, &proved.host).opening()
+                self.send_opening(&token.prove_answer(opened.clone(), &proved.relay, &proved.host));
             }
-            _ => opened.opening(),
-        };
+            _ => self.send_opening(opened),
+        }
+    }
+
+    fn send_opening(&mut self, opened: &Opened) {
+        let bytes = opened.opening();
+        let has_preamble = std::mem::replace(&mut self.preamble, Preamble::WithAnswer) == Preamble::Sent;
+        let from = if has_preamble { PREAMBLE_LEN } else { 0 };
         // A failure here is one of reading, too.
-        let _ = self.to_host.send(&mut self.host, &bytes);
+        let _ = self.to_host.send(&mut self.host, &bytes[from..]);
     }
 
     fn end(&mut self, end: &End, turn: &Turn<'_>) {

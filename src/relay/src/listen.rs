@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-/// Connections that may wait to be accepted. A hybrid multiplexer answers a connection too many with a bare EOF,
-/// so this is what a burst may have; the kernel's own limit (net.core.somaxconn) does not bind vsock.
+/// Connections that may wait to be accepted. A hybrid multiplexer answers one too many with a bare EOF, so this is the
+/// largest burst that is served. The kernel takes at most net.core.somaxconn, which is 4,096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
 
 /// Any of this machine's context ids, `VMADDR_CID_ANY`.
@@ -79,13 +79,15 @@ pub(crate) enum Accepted {
 }
 
 /// A listening socket. A Unix socket's path goes with it.
+///
+/// It is never replaced, as that would cut off those who wait to be accepted. Kernels without the fix for CVE-2026-46214
+/// lose a place in the backlog for each peer whose context id belongs to another transport than the one it came by
+/// (`virtio_transport_recv_listen`); the host's never does.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: OwnedFd,
     listen: Listen,
     extra_cid: Option<u32>,
-    /// Whether anybody has come since that was last asked.
-    had_visitor: bool,
 }
 
 impl Listener {
@@ -94,7 +96,7 @@ impl Listener {
             Listen::Vsock { port } => bind_vsock(*port)?,
             Listen::Unix { path } => bind_unix(path)?,
         };
-        Ok(Self { fd, listen: listen.clone(), extra_cid, had_visitor: false })
+        Ok(Self { fd, listen: listen.clone(), extra_cid })
     }
 
     pub(crate) fn listen(&self) -> &Listen {
@@ -109,30 +111,9 @@ impl Listener {
         }
     }
 
-    /// Whether it may have gone deaf: a vsock listener to which nobody has come since the last call. Kernels that
-    /// leak places in its backlog when connections are reset, as all are after a snapshot (CVE-2026-46214), stop
-    /// accepting without a word.
-    pub(crate) fn may_be_deaf(&mut self) -> bool {
-        !std::mem::take(&mut self.had_visitor) && matches!(self.listen, Listen::Vsock { .. })
-    }
-
-    /// Listens anew, with a new socket that epoll does not know yet. Whoever comes in the instant between the two is
-    /// refused. After an error nobody is heard until this is called again.
-    pub(crate) fn renew(&mut self) -> io::Result<()> {
-        if let Listen::Vsock { port } = self.listen {
-            // Before the old one is given up: without descriptors, that is better than none.
-            let socket = vsock_socket()?;
-            // The port is free only once the old socket is closed.
-            self.fd = socket.into();
-            listen_vsock(SockRef::from(&self.fd), port)?;
-        }
-        Ok(())
-    }
-
     /// Accepts a connection, non-blocking.
-    pub(crate) fn accept(&mut self) -> Result<Accepted, Errno> {
+    pub(crate) fn accept(&self) -> Result<Accepted, Errno> {
         let accepted = rustix::net::accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-        self.had_visitor |= accepted.is_ok();
         match accepted {
             Ok(peer) if self.may_connect(&peer) => Ok(Accepted::Host(peer)),
             Ok(_) => Ok(Accepted::Stranger),
@@ -171,18 +152,10 @@ impl Drop for Listener {
 }
 
 fn bind_vsock(port: u32) -> io::Result<OwnedFd> {
-    let socket = vsock_socket()?;
-    listen_vsock(SockRef::from(&socket), port)?;
-    Ok(socket.into())
-}
-
-fn vsock_socket() -> io::Result<Socket> {
-    Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)
-}
-
-fn listen_vsock(socket: SockRef<'_>, port: u32) -> io::Result<()> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::vsock(ANY_CID, port))?;
-    socket.listen(BACKLOG)
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn bind_unix(path: &Path) -> io::Result<OwnedFd> {

@@ -19,8 +19,7 @@ pub fn drop_unneeded(config: &Config) {
 }
 
 fn needed(config: &Config) -> CapabilitySet {
-    // A listener of a privileged port may have to be made anew.
-    let mut needed = CapabilitySet::NET_BIND_SERVICE;
+    let mut needed = CapabilitySet::empty();
     if config.containers.path.is_some() || config.containers.by_cgroup {
         needed |= CapabilitySet::SYS_ADMIN; // setns(2)
     }
@@ -40,7 +39,7 @@ mod tests {
 
     #[test]
     fn each_option_keeps_what_it_needs() {
-        assert_eq!(needed(&Config::default()), CapabilitySet::NET_BIND_SERVICE);
+        assert_eq!(needed(&Config::default()), CapabilitySet::empty());
         let containers = Containers { path: None, by_cgroup: true };
         let rules = vec![Rule::allow("unix:/run/*".parse().unwrap())];
         let all = needed(&Config { containers, rules, ..Config::default() });

@@ -56,8 +56,6 @@ pub struct Config {
     pub containers: Containers,
     /// What the host must prove to have. None: nothing.
     pub token: Option<channel::Token>,
-    /// Time without a visitor after which a vsock listener is made anew, in case it has gone deaf.
-    pub renew: Duration,
     /// Whom vsock listeners serve, besides the host: a context id, for tests.
     pub extra_cid: Option<u32>,
     /// Takes a log line.
@@ -75,7 +73,6 @@ impl Default for Config {
             rules: Vec::new(),
             containers: Containers::default(),
             token: None,
-            renew: Duration::from_secs(60),
             extra_cid: None,
             log: say,
         }
@@ -116,7 +113,6 @@ impl From<Errno> for RelayError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     Stop,
-    Renew,
     Deadline,
     Listener(u32),
     Host(u32),
@@ -127,8 +123,7 @@ impl From<Token> for EventData {
     fn from(token: Token) -> Self {
         let (tag, index) = match token {
             Token::Stop => (0, 0),
-            Token::Renew => (0, 1),
-            Token::Deadline => (0, 2),
+            Token::Deadline => (0, 1),
             Token::Listener(index) => (1, index),
             Token::Host(index) => (2, index),
             Token::Pod(index) => (3, index),
@@ -142,7 +137,6 @@ impl From<EventData> for Token {
         let index = (data.u64() >> 2) as u32;
         match data.u64() & 3 {
             0 if index == 0 => Self::Stop,
-            0 if index == 1 => Self::Renew,
             0 => Self::Deadline,
             1 => Self::Listener(index),
             2 => Self::Host(index),
@@ -175,8 +169,6 @@ pub struct Relay {
     epoll: OwnedFd,
     stopper: Stopper,
     listeners: Vec<Listener>,
-    /// Says when to look after the listeners.
-    renewal: Timer,
     /// Says when something has taken long enough. No deadline is earlier.
     deadline: Timer,
     /// Until when the listeners rest.
@@ -206,8 +198,7 @@ impl Relay {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stopper = Stopper(Arc::new(rustix::event::eventfd(0, flags)?));
         epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
-        let (renewal, deadline) = (Timer::every(config.renew)?, Timer::new()?);
-        epoll::add(&epoll, &renewal, Token::Renew.into(), EventFlags::IN)?;
+        let deadline = Timer::new()?;
         epoll::add(&epoll, &deadline, Token::Deadline.into(), EventFlags::IN)?;
         let mut listeners = Vec::with_capacity(listen.len());
         for (index, listen) in (0..).zip(listen) {
@@ -221,7 +212,6 @@ impl Relay {
             epoll,
             stopper,
             listeners,
-            renewal,
             deadline,
             resting: None,
             is_short: false,
@@ -260,7 +250,6 @@ impl Relay {
                         self.shut_down();
                         return Ok(());
                     }
-                    Token::Renew => self.renew_listeners(),
                     Token::Deadline => is_time = true,
                     Token::Listener(index) => self.accept(index as usize),
                     Token::Host(index) => self.note(index, false, event.flags),
@@ -283,8 +272,9 @@ impl Relay {
         }
     }
 
-    /// One turn for each in the queue. Only here and in `keep_time`, after all events were noted, is a connection
-    /// removed, so that no event meets another connection with the same number.
+    /// One turn for each in the queue. A connection is removed only here and in `keep_time`, after all events were
+    /// noted, so that no event meets another connection with the same number; or in its first turn, when no event
+    /// that was taken from epoll can be its own.
     fn take_turns(&mut self) {
         for index in std::mem::take(&mut self.queue) {
             self.take_turn(index, Connection::proceed);
@@ -334,35 +324,6 @@ impl Relay {
         }
     }
 
-    /// Makes those anew to which nobody has come for long.
-    fn renew_listeners(&mut self) {
-        self.renewal.went_off();
-        for index in 0..self.listeners.len() {
-            // Whoever waits is let in first.
-            self.accept(index);
-            if self.listeners[index].may_be_deaf() {
-                self.renew_listener(index);
-            }
-        }
-    }
-
-    fn renew_listener(&mut self, index: usize) {
-        let listener = &mut self.listeners[index];
-        let watch = |listener: &Listener| {
-            // Epoll has let go of the old socket when that was closed.
-            epoll::add(&self.epoll, listener, Token::Listener(index as u32).into(), EventFlags::IN)
-        };
-        let renewed = match listener.listen() {
-            Listen::Vsock { .. } => listener.renew().and_then(|()| Ok(watch(listener)?)),
-            // Nothing is known that makes these go deaf.
-            Listen::Unix { .. } => Ok(()),
-        };
-        if let Err(error) = renewed {
-            let listen = listener.listen();
-            (self.config.log)(format_args!("cannot listen anew at {listen} ({error}); trying again later"));
-        }
-    }
-
     fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPTS {
             if self.connections.len() >= self.config.connections + BUSY {
@@ -392,10 +353,6 @@ impl Relay {
     }
 
     fn fail_accept(&mut self, index: usize, error: Errno) {
-        let is_shortage = matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM);
-        if !is_shortage {
-            self.renew_listener(index);
-        }
         if !std::mem::replace(&mut self.is_short, true) {
             let listen = self.listeners[index].listen();
             (self.config.log)(format_args!(
@@ -420,6 +377,8 @@ impl Relay {
                 connection.refuse_busy(turn);
                 Verdict::Wait
             });
+        } else {
+            self.take_turn(index, Connection::begin);
         }
     }
 

@@ -75,9 +75,6 @@ const FILES: &[c_long] = &[
 /// Entering a container's network, and finding a path in its files: the flags of openat2 cannot be seen.
 const CONTAINERS: &[c_long] = &[libc::SYS_setns, libc::SYS_openat2];
 
-/// Making a vsock listener anew.
-const VSOCK_LISTENER: &[c_long] = &[libc::SYS_bind, libc::SYS_listen];
-
 /// Removing a Unix listener's path at the end.
 const UNIX_LISTENER: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
@@ -117,9 +114,6 @@ fn filter(listen: &[Listen], config: &Config) -> Filter {
     filter.allow_if(libc::SYS_open, 1, Test::Without(writing), libc::EACCES);
     if config.containers.path.is_some() || config.containers.by_cgroup {
         filter.allow(CONTAINERS);
-    }
-    if listen.iter().any(|listen| matches!(listen, Listen::Vsock { .. })) {
-        filter.allow(VSOCK_LISTENER);
     }
     if listen.iter().any(|listen| matches!(listen, Listen::Unix { .. })) {
         filter.allow(UNIX_LISTENER);

@@ -10,11 +10,11 @@ use rustix::time::{self, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerF
 
 const NEVER: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// A timer that is set again and again, or not at all.
+/// A timer that goes off once for each time that it is set.
 #[derive(Debug)]
 pub(crate) struct Timer {
     fd: OwnedFd,
-    /// When it will go off; `None` where it was not set since it last did, or goes off by itself.
+    /// When it will go off; `None` if it has not been set since it last did.
     at: Option<Instant>,
 }
 
@@ -25,22 +25,15 @@ impl Timer {
         Ok(Self { fd: time::timerfd_create(TimerfdClockId::Monotonic, flags)?, at: None })
     }
 
-    /// One that goes off again and again.
-    pub(crate) fn every(every: Duration) -> Result<Self, Errno> {
-        let timer = Self::new()?;
-        let every = timespec(every);
-        timer.set(&Itimerspec { it_interval: every, it_value: every })?;
-        Ok(timer)
-    }
-
     /// Has it go off at this time, or earlier if that was asked for.
     pub(crate) fn expect(&mut self, at: Instant) {
         if self.at.is_some_and(|set| set <= at) {
             return;
         }
         let wait = timespec(at.saturating_duration_since(Instant::now()));
-        // It is there and the time is valid, so this cannot fail.
-        if self.set(&Itimerspec { it_interval: NEVER, it_value: wait }).is_ok() {
+        let once = Itimerspec { it_interval: NEVER, it_value: wait };
+        // The descriptor and the time are valid, so this cannot fail.
+        if time::timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &once).is_ok() {
             self.at = Some(at);
         }
     }
@@ -50,10 +43,6 @@ impl Timer {
         // What is read does not matter: that it is, silences the timer.
         let _ = rustix::io::read(&self.fd, &mut [0; 8]);
         self.at = None;
-    }
-
-    fn set(&self, times: &Itimerspec) -> Result<(), Errno> {
-        time::timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), times).map(drop)
     }
 }
 
@@ -94,14 +83,5 @@ mod tests {
         // A time that has passed is as good as now.
         timer.expect(start);
         assert!(wait(&timer, Duration::from_secs(30)));
-    }
-
-    #[test]
-    fn one_that_goes_on_does_so() {
-        let mut timer = Timer::every(Duration::from_millis(1)).unwrap();
-        for _ in 0..3 {
-            assert!(wait(&timer, Duration::from_secs(30)));
-            timer.went_off();
-        }
     }
 }

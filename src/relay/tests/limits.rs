@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use channel::errno::EPROTO;
 use channel::frame::{self, Kind};
-use channel::open::{self, Opened, Opening, Opens};
+use channel::open::{self, Opened, Opens};
+use channel::preamble::{PREAMBLE_LEN, VERSION};
 use channel::{DialErrorKind, Open};
 use common::*;
 use relay::Config;
@@ -28,15 +29,13 @@ impl Host {
     }
 
     async fn hear_opened(&mut self) -> Opened {
-        let mut opening = Opening::<Opened>::default();
-        loop {
-            let mut piece = vec![0; opening.wanted()];
-            let len = soon(self.0.read(&mut piece)).await.unwrap();
-            assert_ne!(len, 0, "the relay left without an answer");
-            if let Some(opened) = opening.handle(&piece[..len]).unwrap() {
-                return opened;
-            }
-        }
+        hear_opened(&mut self.0).await
+    }
+
+    async fn hear_preamble(&mut self) {
+        let mut preamble = [0; PREAMBLE_LEN];
+        soon(self.0.read_exact(&mut preamble)).await.unwrap();
+        assert_eq!(preamble, VERSION.encode());
     }
 
     /// The relay closes without another word.
@@ -78,9 +77,10 @@ async fn a_request_in_single_bytes_is_served() {
 }
 
 #[tokio::test]
-async fn what_is_no_host_gets_no_answer() {
+async fn a_peer_that_is_not_a_host_gets_no_answer() {
     let guest = Guest::start();
     let mut host = Host::connect(&guest).await;
+    host.hear_preamble().await;
     host.say(b"GET / HTTP/1.1\r\n\r\n").await;
     host.is_left().await;
 }
@@ -108,11 +108,13 @@ async fn hostile_requests_are_refused() {
 #[tokio::test]
 async fn a_host_that_says_nothing_is_left() {
     let guest = Guest::start_with(Config { open: Duration::from_millis(200), ..Config::default() });
-    let mut silent = Host::connect(&guest).await;
+    let silent = Host::connect(&guest).await;
     let mut slow = Host::connect(&guest).await;
     slow.say(b"GPCH\x02").await;
-    silent.is_left().await;
-    slow.is_left().await;
+    for mut host in [silent, slow] {
+        host.hear_preamble().await;
+        host.is_left().await;
+    }
 }
 
 #[tokio::test]

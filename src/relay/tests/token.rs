@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use channel::open::{Kind, Opens};
 use channel::{DialError, DialErrorKind, Open, Token, Way, dial, ports};
 use common::*;
 use relay::Config;
@@ -84,8 +85,8 @@ async fn a_proof_that_was_overheard_proves_nothing() {
             let len = host.read(&mut piece).await.unwrap();
             said.push(piece[..len].to_vec());
             relay.write_all(&piece[..len]).await.unwrap();
-            let len = relay.read(&mut piece).await.unwrap();
-            host.write_all(&piece[..len]).await.unwrap();
+            let answer = hear_opened(&mut relay).await;
+            host.write_all(&answer.opening()).await.unwrap();
         }
         said
     });
@@ -95,10 +96,9 @@ async fn a_proof_that_was_overheard_proves_nothing() {
     let said = soon(overhearing).await.unwrap();
 
     let mut thief = UnixStream::connect(guest.path()).await.unwrap();
-    let mut answer = vec![0; 4096];
     thief.write_all(&said[0]).await.unwrap();
-    assert_ne!(soon(thief.read(&mut answer)).await.unwrap(), 0);
+    assert_eq!(hear_opened(&mut thief).await.kind(), Kind::Proof);
     thief.write_all(&said[1]).await.unwrap();
-    let len = soon(thief.read(&mut answer)).await.unwrap();
-    assert!(String::from_utf8_lossy(&answer[..len]).contains("not proved"));
+    let refused = hear_opened(&mut thief).await;
+    assert!(refused.text.contains("not proved"), "{}", refused.text);
 }

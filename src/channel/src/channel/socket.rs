@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::ReadBuf;
 
-use super::descriptor::{Descriptor, watch_writing};
 use super::readv::readv;
+use crate::descriptor::{Descriptor, watch_writing};
 
 #[derive(Debug)]
 pub(super) struct Socket {

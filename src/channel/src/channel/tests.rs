@@ -7,6 +7,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::descriptor::watch_reading;
 use crate::frame::MAX_DATA;
 use crate::link::WINDOW;
 

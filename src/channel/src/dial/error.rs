@@ -67,3 +67,26 @@ impl DialError {
         Self { kind, cause: cause.into() }
     }
 }
+
+/// Why one try to reach a relay failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The connection ended before the relay's preamble, so that nothing was dialled and another try does no harm.
+    NotServed(DialError),
+    /// Anything else.
+    Final(DialError),
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Failure> for DialError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotServed(error) | Failure::Final(error) => error,
+        }
+    }
+}

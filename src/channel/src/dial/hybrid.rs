@@ -13,13 +13,15 @@
 
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::{DialError, DialErrorKind, Seat, read, retry};
-use crate::Endpoint;
-use crate::channel::Descriptor;
+use super::error::{DialError, DialErrorKind};
+use super::raw::{read, write};
+use crate::descriptor::Descriptor;
+use crate::endpoint::Endpoint;
+use crate::permit::Permit;
 
 /// How long a connection is kept whose caller has left before OK. A multiplexer answers or refuses within 2 s
 /// where the guest lives; a guest that is paused or dead this long costs a descriptor until then.
@@ -33,17 +35,17 @@ pub(super) async fn handshake(
     descriptor: Descriptor,
     endpoint: &Endpoint,
     port: u32,
-    seat: Seat,
-) -> Result<(Descriptor, Seat), DialError> {
+    permit: Permit,
+) -> Result<(Descriptor, Permit), DialError> {
     let not_ready = |cause| DialError::new(DialErrorKind::RelayNotReady, format!("{endpoint}: {cause}"));
     let line = format!("CONNECT {port}\n");
     // The socket is fresh, so that the line fits; not awaiting is what makes it one write, at once.
-    match retry(|| rustix::net::send(descriptor.get_ref(), line.as_bytes(), SendFlags::NOSIGNAL)) {
+    match write(&descriptor, line.as_bytes()) {
         Ok(sent) if sent == line.len() => {}
         Ok(_) => return Err(not_ready("the multiplexer's socket took only a part of CONNECT".to_owned())),
         Err(error) => return Err(not_ready(format!("CONNECT could not be sent ({error})"))),
     }
-    let kept = Kept { connection: Some((descriptor, seat)), runtime: Handle::current() };
+    let kept = Kept { connection: Some((descriptor, permit)), runtime: Handle::current() };
     let (answer, connection) = kept.answer().await;
     match (answer, connection) {
         (Ok(line), Some(connection)) if line.starts_with(b"OK") => Ok(connection),
@@ -63,13 +65,13 @@ pub(super) async fn handshake(
 
 /// A connection between CONNECT and the answer. Dropped in that time, it lives on until then.
 struct Kept {
-    connection: Option<(Descriptor, Seat)>,
+    connection: Option<(Descriptor, Permit)>,
     runtime: Handle,
 }
 
 impl Kept {
     /// Waits for the answer, a line; gives the connection back.
-    async fn answer(mut self) -> (std::io::Result<Vec<u8>>, Option<(Descriptor, Seat)>) {
+    async fn answer(mut self) -> (std::io::Result<Vec<u8>>, Option<(Descriptor, Permit)>) {
         let answer = match &self.connection {
             Some((descriptor, _)) => read_line(descriptor).await,
             None => Ok(Vec::new()),
@@ -80,11 +82,11 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some((descriptor, mut seat)) = self.connection.take() {
-            seat.abandon();
+        if let Some((descriptor, mut permit)) = self.connection.take() {
+            permit.abandon();
             self.runtime.spawn(async move {
                 let _ = timeout(KEEP, read_line(&descriptor)).await;
-                drop((descriptor, seat));
+                drop((descriptor, permit));
             });
         }
     }

@@ -1,28 +1,34 @@
-//! Asking a relay, and proving a token to it and having it proved where there is one.
+//! Asking a relay, with the mutual proof of a token if there is one.
 
-use super::{DialError, DialErrorKind};
-use crate::channel::Descriptor;
+use super::ask::ask;
+use super::error::{DialError, DialErrorKind, Failure};
+use crate::descriptor::Descriptor;
+use crate::endpoint::Endpoint;
 use crate::open::{Kind, Open, Opened};
 use crate::token::{self, NONCE_LEN, Token};
-use crate::{Endpoint, Way};
+use crate::way::Way;
 
-/// Gives the relay's answer to the request, never that it asks for proof.
-pub(super) async fn ask(descriptor: &Descriptor, way: Way<'_>, open: &Open) -> Result<Opened, DialError> {
+/// Gives the relay's answer to the request, never one that asks for proof.
+pub(super) async fn ask_with_proof(
+    descriptor: &Descriptor,
+    way: Way<'_>,
+    open: &Open,
+) -> Result<Opened, Failure> {
     let endpoint = way.endpoint;
-    let opened = super::ask(descriptor, endpoint, open).await?;
+    let opened = ask(descriptor, endpoint, open).await?;
     let asks = opened.kind == Kind::Proof as i32;
     match way.token {
-        Some(token) if asks => prove(descriptor, endpoint, token, open, &opened).await,
+        Some(token) if asks => Ok(prove(descriptor, endpoint, token, open, &opened).await?),
         // What it says of versions must be heard, whatever it is.
         Some(_) if opened.kind != Kind::Version as i32 => {
             let cause =
                 format!("{endpoint}: the relay does not ask for the token; start it with --token-file");
-            Err(DialError::new(DialErrorKind::RelayUnusable, cause))
+            Err(DialError::new(DialErrorKind::RelayUnusable, cause).into())
         }
         None if asks => {
             let cause =
                 format!("{endpoint}: the relay asks for proof of a token, and none is configured for it");
-            Err(DialError::new(DialErrorKind::Denied, cause))
+            Err(DialError::new(DialErrorKind::Denied, cause).into())
         }
         _ => Ok(opened),
     }
@@ -43,7 +49,7 @@ async fn prove(
     let nonce = token::nonce().map_err(|error| {
         DialError::new(DialErrorKind::Internal, format!("this machine gives no random bytes ({error})"))
     })?;
-    let opened = super::ask(descriptor, endpoint, &token.prove(open, &challenge.nonce, &nonce)).await?;
+    let opened = ask(descriptor, endpoint, &token.prove(open, &challenge.nonce, &nonce)).await?;
     // A relay with another token denies the proof, and has none of its own.
     let is_denied = opened.kind == Kind::Denied as i32;
     if is_denied || token.is_proved_by_answer(&opened, &challenge.nonce, &nonce) {

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio_vsock::{VsockAddr, VsockStream};
 
-use super::{DialError, DialErrorKind};
-use crate::Endpoint;
-use crate::channel::{Descriptor, watch_reading};
+use super::error::{DialError, DialErrorKind};
+use crate::descriptor::{Descriptor, watch_reading};
+use crate::endpoint::Endpoint;
 
 /// Time between two tries while a Unix socket's backlog is full, which the system does not let one wait for.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use channel::open::{Opened, Opening};
 use channel::{Channel, DialError, Endpoint, Open, dial};
 use relay::{Config, Listen, Relay, Stopper, seccomp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// Far more than anything here takes, so that a hang is a failure and a slow machine is none.
@@ -78,6 +79,19 @@ pub fn start_confined(listen: Listen, config: Config) -> (Stopper, JoinHandle<()
         relay.run().unwrap();
     };
     (stopper, std::thread::spawn(run))
+}
+
+/// Reads the relay's answer to a request that a test has sent by hand.
+pub async fn hear_opened(relay: &mut UnixStream) -> Opened {
+    let mut opening = Opening::default();
+    loop {
+        let mut piece = vec![0; opening.wanted()];
+        let len = soon(relay.read(&mut piece)).await.unwrap();
+        assert_ne!(len, 0, "the relay left without an answer");
+        if let Some(opened) = opening.handle(&piece[..len]).unwrap() {
+            return opened;
+        }
+    }
 }
 
 /// A pod that serves every connection this way; gives its port.

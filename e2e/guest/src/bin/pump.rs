@@ -1,5 +1,5 @@
-//! How fast a channel and a relay move bytes, and at what price: `cargo run --release -p gangplank-relay
-//! --example pump [MIB]`. A channel over a Unix socket, the relay, a TCP server; each a thread of its own, so
+//! How fast a channel and a relay move bytes, and at what price: `cargo run --release -p gangplank-e2e-guest
+//! --bin pump [MIB]`. A channel over a Unix socket, the relay, a TCP server; each a thread of its own, so
 //! that its CPU time can be told.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
