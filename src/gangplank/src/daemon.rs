@@ -167,7 +167,7 @@ impl Daemon {
 
         fronts.spawn(dialer.clone().find_lost(stop.clone()));
         let base = base(bound, config.streaming.tls.is_some());
-        let mut front = cri::Front::new(Arc::clone(&pods), streaming.clone(), &base);
+        let mut front = cri::CriFront::new(Arc::clone(&pods), streaming.clone(), &base);
         if let Some(runtime) = runtime {
             let follower =
                 cri::Follower::new(runtime, Arc::clone(&pods), config.route_rules(), streaming.clone());

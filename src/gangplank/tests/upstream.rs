@@ -254,7 +254,7 @@ async fn a_call_under_way_when_the_runtime_dies_is_unavailable() {
     node.runtime.stop();
     let status = waiting.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("broke a call off"), "{}", status.message());
+    assert!(status.message().contains("aborted a call"), "{}", status.message());
 }
 
 #[tokio::test]

@@ -1,29 +1,31 @@
 //! The CRI front: CRI v1 by gRPC on a Unix socket.
 //!
-//! One service has every path. Alone, it answers the few methods that it can from the registry. In front of a
-//! runtime it answers PortForward for the pods that it has a route to; every other request goes to the runtime
-//! frame by frame, whatever it is, and the answer comes back in the same way. Of the three calls that make,
-//! stop and remove sandboxes, copies are read as they pass.
+//! One service handles every path. Without a runtime, it answers a few methods from the registry. In front of a runtime,
+//! it answers PortForward for the pods that have a route; every other request goes to the runtime frame by frame,
+//! whatever it is, and the answer comes back the same way. Copies of the three calls that run, stop and remove
+//! sandboxes are read as they pass.
 //!
 //! ```text
-//! kubelet ── Front ──┬── PortForward, a pod with a route ── streaming server's URL
-//!                    ├── Run-, Stop-, RemovePodSandbox ──── pass::watched ── Follower ── Registry
-//!                    └── everything else ────────────────── pass::pass ───── runtime
+//! kubelet ── CriFront ──┬── PortForward, a pod with a route ── streaming server's URL
+//!                       ├── Run-, Stop-, RemovePodSandbox ──── pass::watched ── Follower ── Registry
+//!                       └── everything else ────────────────── pass::pass ───── runtime
 //! ```
 
 mod copy;
 mod follow;
+mod forwardable;
+mod grpc;
+mod lookup;
 mod messages;
 mod pass;
 mod port_forward;
 
 use std::convert::Infallible;
-use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::{Body as HttpBody, Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -31,48 +33,47 @@ use k8s_api::cri::{
     ListPodSandboxRequest, PodSandboxStatusRequest, PortForwardRequest, PortForwardResponse, StatusRequest,
     VersionRequest, method,
 };
-use prost::Message;
 use streaming::{Server, TokenError};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::server::Grpc;
 use tonic::{Code, Status};
-use tonic_prost::ProstCodec;
 
 pub(crate) use self::follow::Follower;
+use self::grpc::unary;
+use self::lookup::{not_ready, resolve};
 use self::pass::Watched;
 use crate::daemon::dial::Dialer;
-use crate::daemon::pods::{LookupError, Obstacle, Pod, Registry};
+use crate::daemon::pods::{Pod, Registry};
 use crate::daemon::runtime::MAX_HEADERS;
 use crate::listen::UnixSocket;
 
-/// Calls at once on one connection. grpc-go has no limit, and a kubelet keeps some calls open for hours.
+/// Concurrent calls on one connection. grpc-go has no limit, and a kubelet keeps some calls open for hours.
 const MAX_CALLS: u32 = 10_000;
 
 /// Answers CRI calls.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct CriFront {
     pods: Arc<Registry>,
     streaming: Server<Dialer>,
-    /// The beginning of the streaming server's URLs.
+    /// The prefix of the streaming server's URLs.
     base: Arc<str>,
     /// The runtime behind us.
     behind: Option<Follower>,
 }
 
-impl Front {
+impl CriFront {
     /// Answers from `pods`, with sessions of the streaming server that listens at `base` (`http://HOST:PORT`).
     pub(crate) fn new(pods: Arc<Registry>, streaming: Server<Dialer>, base: &str) -> Self {
         Self { pods, streaming, base: base.into(), behind: None }
     }
 
-    /// The same in front of a runtime.
+    /// In front of a runtime.
     pub(crate) fn before(self, runtime: Follower) -> Self {
         Self { behind: Some(runtime), ..self }
     }
 
-    /// Serves until `stop`; then the socket's file goes at once, and this ends with the last call under way.
+    /// Serves until `stop`; then the socket's file is removed at once, and this ends with the last pending call.
     pub(crate) async fn serve(self, socket: UnixSocket, stop: CancellationToken) {
         socket.serve(&stop, |stream| self.clone().connection(stream, stop.clone())).await;
     }
@@ -83,7 +84,7 @@ impl Front {
             async move { Ok::<_, Infallible>(front.answer(request).await) }
         });
         let mut http2 = http2::Builder::new(TokioExecutor::new());
-        // What passes through must not be narrowed, nor added to.
+        // Calls that pass through must not be narrowed or added to.
         http2.max_header_list_size(MAX_HEADERS).max_concurrent_streams(MAX_CALLS).auto_date_header(false);
         let mut connection = pin!(http2.serve_connection(TokioIo::new(stream), answer));
         let ended = tokio::select! {
@@ -94,7 +95,7 @@ impl Front {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "a CRI connection ended badly");
+            tracing::debug!(%error, "a CRI connection failed");
         }
     }
 
@@ -122,14 +123,15 @@ impl Front {
             }
             method::POD_SANDBOX_STATUS => {
                 unary(request, move |asked: PodSandboxStatusRequest| {
-                    let pod = self.pod(&asked.pod_sandbox_id)?;
+                    let pod = resolve(&self.pods, &asked.pod_sandbox_id)?;
                     Ok(messages::sandbox_status(&pod, asked.verbose))
                 })
                 .await
             }
             method::PORT_FORWARD => {
                 unary(request, move |asked: PortForwardRequest| {
-                    let pod = self.pod(&asked.pod_sandbox_id).inspect_err(|why| refused(&asked, why))?;
+                    let pod =
+                        resolve(&self.pods, &asked.pod_sandbox_id).inspect_err(|why| refused(&asked, why))?;
                     self.session(&pod, &asked)
                 })
                 .await
@@ -146,38 +148,6 @@ impl Front {
         };
         Ok(PortForwardResponse { url: url.inspect_err(|why| refused(asked, why))? })
     }
-
-    fn pod(&self, id: &str) -> Result<Arc<Pod>, Status> {
-        if id.is_empty() {
-            return Err(Status::invalid_argument("missing required pod_sandbox_id"));
-        }
-        self.pods.resolve(id).map_err(|error| match error {
-            LookupError::NotFound(_) => Status::not_found(error.to_string()),
-            LookupError::Ambiguous(..) => Status::invalid_argument(error.to_string()),
-        })
-    }
-}
-
-fn not_ready(pod: &Pod, obstacle: &Obstacle) -> Status {
-    let sentence = format!("pod sandbox {} is not ready: {obstacle}", pod.id);
-    match obstacle {
-        Obstacle::Missing(_) | Obstacle::Stopped => Status::failed_precondition(sentence),
-        Obstacle::Barred(_) => Status::permission_denied(sentence),
-    }
-}
-
-/// Decodes the one message of a call, lets it be answered, and encodes the answer.
-async fn unary<Q, A, B>(request: Request<B>, answer: impl Fn(Q) -> Result<A, Status>) -> Response<Body>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    Q: Message + Default + Send + 'static,
-    A: Message + Send + 'static,
-{
-    let service = tower::service_fn(|request: tonic::Request<Q>| {
-        ready(answer(request.into_inner()).map(tonic::Response::new))
-    });
-    Grpc::new(ProstCodec::<A, Q>::default()).unary(service, request).await
 }
 
 fn no_token(error: TokenError) -> Status {
@@ -206,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_token_table_is_told_as_kubelets_expect() {
+    fn a_full_token_table_is_reported_as_kubelets_expect() {
         let status = no_token(TokenError::Full);
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.message(), "maximum number of in-flight requests exceeded");

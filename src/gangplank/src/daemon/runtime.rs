@@ -1,4 +1,4 @@
-//! The container runtime behind us: one HTTP/2 connection to its socket, over which requests go as they are.
+//! The container runtime behind us: one HTTP/2 connection to its socket, which carries requests unchanged.
 
 mod calls;
 mod namespace;
@@ -19,8 +19,7 @@ use tonic::body::Body;
 pub(crate) use self::namespace::network_namespace;
 use crate::unix_url::UnixUrl;
 
-/// The longest list of headers or trailers, in bytes: as long as grpc-go takes by default, on whose peers we must
-/// not put a limit of our own.
+/// The longest list of headers or trailers, in bytes: grpc-go's default, because we must not be stricter than it.
 pub(crate) const MAX_HEADERS: u32 = 16 << 20;
 
 /// The runtime. Cheap to clone; all clones share one connection.
@@ -43,18 +42,16 @@ struct Connection {
 /// Why a request has no answer. The runtime is at fault.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeError {
-    /// Nobody answers on the socket.
-    #[error("cannot reach the container runtime at {socket}: {source}; start it, and try again")]
+    /// Nothing answers on the socket.
+    #[error("cannot reach the container runtime at {socket}: {source}; start it and try again")]
     Unreachable {
         /// The socket.
         socket: UnixUrl,
         /// What the system says.
         source: io::Error,
     },
-    /// The connection broke, or the runtime broke the call off.
-    #[error(
-        "the container runtime at {socket} broke a call off: {cause}; see whether it runs, and try again"
-    )]
+    /// The connection broke, or the runtime aborted the call.
+    #[error("the container runtime at {socket} aborted a call: {cause}; check that it runs and try again")]
     Broken {
         /// The socket.
         socket: UnixUrl,
@@ -70,30 +67,30 @@ impl From<RuntimeError> for Status {
 }
 
 impl Runtime {
-    /// At this socket, which is connected to when it is needed.
+    /// At this socket; it connects when needed.
     pub(crate) fn new(socket: UnixUrl) -> Self {
         Self { inner: Arc::new(Inner { socket, connection: Mutex::default() }) }
     }
 
-    /// Connects if need be. What this gives is cancelled when that connection is lost.
+    /// Connects if necessary. The token is cancelled when that connection is lost.
     ///
     /// # Errors
-    /// When nobody answers on the socket.
+    /// If nothing answers on the socket.
     pub(crate) async fn connected(&self) -> Result<CancellationToken, RuntimeError> {
         Ok(self.connection().await?.lost)
     }
 
-    /// Sends a request and gives the head of the answer. Dropping this, or the answer's body, cancels the call.
+    /// Sends a request and returns the head of the answer. Dropping this, or the answer's body, cancels the call.
     ///
     /// # Errors
-    /// When the runtime is not reached or does not answer.
+    /// If the runtime is not reached or does not answer.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, RuntimeError> {
         let mut requests = self.connection().await?.requests;
         let mut error = match requests.try_send_request(request).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        // The connection may have ended unnoticed; then the runtime has seen nothing of it.
+        // The connection may have ended unnoticed; then the runtime has not seen the request, and it is safe to send it again.
         let Some(unsent) = error.take_message().filter(|_| requests.is_closed()) else {
             return Err(self.broken(error.error()));
         };
@@ -121,7 +118,7 @@ impl Runtime {
         let ending = lost.clone().drop_guard();
         tokio::spawn(async move {
             if let Err(error) = driver.await {
-                tracing::debug!(%error, "the connection to the container runtime ended badly");
+                tracing::debug!(%error, "the connection to the container runtime failed");
             }
             drop(ending);
         });

@@ -7,26 +7,25 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use prost::Message;
 
-/// The most that is copied of a message, in bytes. That of a sandbox has some kilobytes; one that is longer
-/// passes too, and is made up for by asking the runtime.
+use super::grpc::{self, PREFIX};
+
+/// The most that is copied of a message, in bytes. A sandbox's message has a few kilobytes; a longer one passes as well,
+/// and then the runtime is asked instead.
 const MAX: usize = 1 << 20;
 
-/// Bytes before each message of gRPC: whether it is compressed, and its length.
-const PREFIX: usize = 5;
-
-/// What has passed so far. Clones are of one copy.
+/// What has passed so far. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Copy(Arc<Mutex<Vec<u8>>>);
 
 impl Copy {
-    /// The message, if it is whole and plain.
+    /// The message, if it is complete and not compressed.
     pub(super) fn message<M: Message + Default>(&self) -> Option<M> {
-        message(&self.bytes())
+        grpc::decode(&self.bytes())
     }
 
     fn add(&self, data: &[u8]) {
         let mut bytes = self.bytes();
-        // One byte too many is kept, so that what was cut does not look whole.
+        // Keep one byte too many, so that a truncated message does not look complete.
         let room = (MAX + PREFIX + 1).saturating_sub(bytes.len());
         bytes.extend_from_slice(data.get(..room).unwrap_or(data));
     }
@@ -36,14 +35,7 @@ impl Copy {
     }
 }
 
-/// The one message of a unary call's body, if it is whole and not compressed.
-pub(super) fn message<M: Message + Default>(body: &[u8]) -> Option<M> {
-    let ([0, length @ ..], message) = body.split_first_chunk::<PREFIX>()? else { return None };
-    let whole = usize::try_from(u32::from_be_bytes(*length)).is_ok_and(|length| length == message.len());
-    if whole { M::decode(message).ok() } else { None }
-}
-
-/// A body that passes unchanged, of which a copy stays. When it has ended, `ended` is told its trailers.
+/// Passes a body unchanged and keeps a copy. `ended` gets the trailers when the body has ended.
 pub(super) struct Copied<B, F> {
     body: B,
     copy: Copy,

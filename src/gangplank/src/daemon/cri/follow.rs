@@ -1,8 +1,8 @@
-//! Following the runtime behind us: the registry has its pods, and sessions end with their sandboxes.
+//! Following the runtime behind us: the registry mirrors its pods, and sessions end with their sandboxes.
 //!
-//! What passes is noted as it passes. That is not all there is: a runtime has sandboxes from before, and other
-//! clients. So it is asked for all of them when it is (again) connected to, when a call that should have been noted
-//! was not, and when somebody wants a pod that is not known.
+//! Calls are noted as they pass. That is not enough: a runtime has older sandboxes and other clients. So it is asked for
+//! its list after each (re)connect, after a watched call whose outcome is unknown, and when a client names an unknown
+//! pod.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,10 +17,10 @@ use crate::daemon::dial::Dialer;
 use crate::daemon::pods::{Pod, Registry, RouteRules, Source};
 use crate::daemon::runtime::Runtime;
 
-/// How long to wait before a runtime that is not there is tried again. Calls that pass do not wait for it.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long to wait before connecting again to a runtime that is down. Calls that pass do not wait for it.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often a list may be overtaken by changes before the caller is let go.
+/// How often a list may be overtaken by changes before the caller stops waiting.
 const OVERTAKEN: usize = 5;
 
 /// Follows a runtime. Cheap to clone; all clones are one follower.
@@ -48,7 +48,7 @@ impl Follower {
         Self { inner: Arc::new(Inner { runtime, pods, rules, streaming, again: Notify::new() }) }
     }
 
-    /// Asks the runtime whenever that is called for, until `stop`.
+    /// Asks the runtime whenever needed, until `stop`.
     pub(crate) async fn follow(self, stop: CancellationToken) {
         stop.run_until_cancelled(async {
             let mut reached = true;
@@ -56,14 +56,14 @@ impl Follower {
                 match self.follow_once().await {
                     Ok(()) => reached = true,
                     Err(error) => {
-                        // Once, not twice a second for as long as it lasts.
+                        // Log it once, not twice a second.
                         if std::mem::replace(&mut reached, false) {
                             tracing::warn!(
                                 error = error.message(),
-                                "the runtime's pods are not known for now"
+                                "cannot list the runtime's pods; trying again"
                             );
                         }
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(RECONNECT_PAUSE).await;
                     }
                 }
             }
@@ -71,7 +71,7 @@ impl Follower {
         .await;
     }
 
-    /// Asks, and waits until it has to be asked again.
+    /// Asks once and waits until it is time to ask again.
     async fn follow_once(&self) -> Result<(), Status> {
         let lost = self.inner.runtime.connected().await?;
         self.refresh().await?;
@@ -82,10 +82,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Makes the registry what the runtime says now.
+    /// Updates the registry to the runtime's current list.
     ///
     /// # Errors
-    /// What the runtime says, or Unavailable when it says nothing.
+    /// The runtime's own error, or Unavailable if it does not answer.
     pub(super) async fn refresh(&self) -> Result<(), Status> {
         let Inner { runtime, pods, .. } = &*self.inner;
         for _ in 0..OVERTAKEN {
@@ -101,7 +101,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Has the runtime asked soon.
+    /// Asks for the list again soon.
     pub(super) fn look_again(&self) {
         self.inner.again.notify_one();
     }
@@ -109,6 +109,11 @@ impl Follower {
     /// The runtime.
     pub(super) fn runtime(&self) -> &Runtime {
         &self.inner.runtime
+    }
+
+    /// The pods as they are known now.
+    pub(super) fn pods(&self) -> &Registry {
+        &self.inner.pods
     }
 
     fn pod(&self, sandbox: PodSandbox) -> Pod {
@@ -131,7 +136,7 @@ impl Follower {
     }
 }
 
-/// What was seen to succeed.
+/// Calls that were seen to succeed.
 impl Follower {
     /// A sandbox runs.
     pub(super) fn ran(&self, asked: RunPodSandboxRequest, id: String) {
@@ -157,7 +162,7 @@ impl Follower {
         self.end(&id);
     }
 
-    /// A sandbox is gone.
+    /// A sandbox was removed.
     pub(super) fn removed(&self, id: &str) {
         let id = self.full(id);
         self.inner.pods.remove(&id);
@@ -169,7 +174,7 @@ impl Follower {
         self.inner.streaming.end_sandbox(id, &why);
     }
 
-    /// Runtimes take the beginning of an id for it.
+    /// Runtimes accept a prefix in place of an id.
     fn full(&self, id: &str) -> Arc<str> {
         match &self.inner.pods.begun_by(id)[..] {
             [only] => Arc::clone(&only.id),

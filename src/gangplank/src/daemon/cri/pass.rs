@@ -1,4 +1,4 @@
-//! Passing calls on to the runtime: frame by frame, as bytes, with all that HTTP/2 carries beside them.
+//! Passing calls on to the runtime frame by frame, as bytes, with everything that HTTP/2 carries beside them.
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
@@ -10,9 +10,7 @@ use tonic::body::Body;
 
 use super::copy::{Copied, Copy};
 use super::follow::Follower;
-
-/// gRPC's outcome, in trailers, or in the head of an answer that is nothing else. 0 is success.
-const GRPC_STATUS: &str = "grpc-status";
+use super::grpc;
 
 /// Calls that are read as they pass.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +24,8 @@ pub(super) enum Watched {
 }
 
 impl Follower {
-    /// Passes a call on. Deadline and metadata are headers; a client that goes away drops this, and so the call.
+    /// Passes a call on. Deadline and metadata are headers. If the client goes away, this is dropped, which cancels the
+    /// call.
     pub(super) async fn pass(&self, request: Request<Body>) -> Response<Body> {
         match self.runtime().send(request).await {
             Ok(answer) => answer.map(Body::new),
@@ -37,14 +36,14 @@ impl Follower {
         }
     }
 
-    /// Passes a call on and notes what came of it, before the client hears of it.
+    /// Passes a call on and notes its outcome before the client learns it.
     pub(super) async fn watched(&self, call: Watched, request: Request<Incoming>) -> Response<Body> {
-        // Until it has succeeded, nobody knows what the runtime has made of it.
+        // Until the call has succeeded, its outcome is unknown.
         let mut outcome = Outcome { follower: self.clone(), call, noted: false, asked: Copy::default() };
         let asked = outcome.asked.clone();
         let request = request.map(|body| Body::new(Copied::new(body, asked, |_: &HeaderMap| ())));
         let answer = self.pass(request).await;
-        if answer.headers().contains_key(GRPC_STATUS) {
+        if answer.headers().contains_key(grpc::STATUS) {
             return answer;
         }
         let copy = Copy::default();
@@ -54,7 +53,7 @@ impl Follower {
     }
 }
 
-/// What came of a watched call. Dropped without success, it makes the follower ask the runtime.
+/// The outcome of a watched call. If it is dropped without success, the follower asks the runtime.
 struct Outcome {
     follower: Follower,
     call: Watched,
@@ -64,11 +63,11 @@ struct Outcome {
 
 impl Outcome {
     fn ended(&mut self, trailers: &HeaderMap, answered: &Copy) {
-        let succeeded = trailers.get(GRPC_STATUS).is_some_and(|status| status == "0");
+        let succeeded = trailers.get(grpc::STATUS).is_some_and(|status| status == "0");
         self.noted = succeeded && self.note(answered).is_some();
     }
 
-    /// `None` when the copies cannot be read.
+    /// `None` if the copies cannot be decoded.
     fn note(&self, answered: &Copy) -> Option<()> {
         match self.call {
             Watched::Run => {

@@ -1,4 +1,4 @@
-//! What we ask the runtime ourselves.
+//! Our own calls to the runtime.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use tonic_prost::ProstCodec;
 
 use super::Runtime;
 
-/// How long an answer may take. Clients of ours wait meanwhile, crictl for 2 s and kubelets for 2 min.
+/// How long an answer may take. Clients wait meanwhile, crictl for 2 s and kubelets for 2 min.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The longest answer, in bytes: that of a kubelet.
+/// The longest answer, in bytes: a kubelet's limit.
 const MAX_ANSWER: usize = 16 << 20;
 
 impl Runtime {
     /// All sandboxes.
     ///
     /// # Errors
-    /// What the runtime says, or Unavailable when it says nothing.
+    /// The runtime's own error, or Unavailable if it does not answer.
     pub(crate) async fn sandboxes(&self) -> Result<Vec<PodSandbox>, Status> {
         let request = ListPodSandboxRequest::default();
         let answer: ListPodSandboxResponse = self.call(method::LIST_POD_SANDBOX, request).await?;
@@ -34,7 +34,7 @@ impl Runtime {
     /// One sandbox, by its full id.
     ///
     /// # Errors
-    /// What the runtime says, or Unavailable when it says nothing.
+    /// The runtime's own error, or Unavailable if it does not answer.
     pub(crate) async fn sandbox(&self, id: &str, verbose: bool) -> Result<PodSandboxStatusResponse, Status> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose };
         self.call(method::POD_SANDBOX_STATUS, request).await
@@ -65,19 +65,19 @@ impl Runtime {
 
     fn silent(&self) -> Status {
         Status::unavailable(format!(
-            "the container runtime at {} has not answered for {} s; see what keeps it",
+            "the container runtime at {} has not answered for {} s; check what keeps it busy",
             self.inner.socket,
             LIMIT.as_secs()
         ))
     }
 }
 
-/// HTTP/2 wants a scheme and a host; gRPC clients on Unix sockets call it localhost.
+/// HTTP/2 needs a scheme and a host; gRPC clients on Unix sockets use localhost.
 pub(super) fn absolute<B>(request: &mut http::Request<B>) {
     let mut parts = request.uri().clone().into_parts();
     parts.scheme.get_or_insert(http::uri::Scheme::HTTP);
     parts.authority.get_or_insert_with(|| http::uri::Authority::from_static("localhost"));
-    // A path there is always: without one there would have been no method to call.
+    // There is always a path: without one, there would be no method to call.
     if let Ok(uri) = http::Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
