@@ -1,21 +1,17 @@
-//! An open channel as an async byte stream: the host's driver of a [`Link`].
+//! An open channel as an async byte stream.
 //!
 //! ```text
-//!   poll_read  ◄── stash ◄─┐
-//!      ▲                   ├── link (frames off) ◄── readv ── socket
-//!      └───────────────────┘
+//!   poll_read  ◄── buffer ◄─┐
+//!      ▲                    ├── link (frames off) ◄── readv ── socket
+//!      └────────────────────┘
 //!   poll_write ──► head (control, DATA header), caller's bytes ──► sendmsg ──► socket
 //! ```
 //!
 //! Payload goes straight from the socket into the reader's buffer and from the writer's buffer into the socket.
-//! The stash takes payload only while a writer has to read on, for credit or for the acknowledgement of its
+//! The buffer takes payload only while a writer has to read on, for credit or for the acknowledgement of its
 //! end; it never holds more than the credit given, and an idle channel has none.
 
-mod head;
-mod readv;
-mod silence;
-mod socket;
-mod stash;
+mod buffer;
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -24,18 +20,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::descriptor::Descriptor;
-use crate::errno;
-use crate::frame::{self, Kind};
-use crate::link::{Link, MAX_LEAD, Violation};
+use crate::driver::{Driver, Pump, Role};
+use crate::link::{Link, MAX_LEAD};
 use crate::permit::Permit;
-use head::Head;
-use stash::Stash;
-
-use silence::{Silence, Verdict};
-use socket::{Role, Socket};
-
-/// Slices of a vectored write that are looked at; the rest waits for the next write.
-const MAX_SLICES: usize = 16;
+use buffer::Buffer;
 
 /// One forwarded connection, as the host sees it: a byte stream each way.
 ///
@@ -50,76 +38,20 @@ const MAX_SLICES: usize = 16;
 /// - Dropping the channel after both ends is orderly. Dropping it earlier resets the pod's connection.
 #[derive(Debug)]
 pub struct Channel {
-    link: Link,
-    head: Head,
-    stash: Stash,
-    failure: Option<Box<Failure>>,
-    socket: Socket,
-    silence: Silence,
-    _permit: Option<Permit>,
-}
-
-/// Why the channel is of no use any more; told to every later call.
-#[derive(Debug)]
-struct Failure {
-    kind: ErrorKind,
-    text: String,
-}
-
-impl Failure {
-    fn error(&self) -> io::Error {
-        io::Error::new(self.kind, self.text.clone())
-    }
+    driver: Driver,
+    /// Payload that a writer had to read before the reader wanted it.
+    buffer: Buffer,
 }
 
 impl Channel {
     /// A channel on which OPENED has just been read, and nothing after it.
     pub(crate) fn new(descriptor: Descriptor, permit: Option<Permit>) -> Self {
-        Self {
-            link: Link::new(),
-            head: Head::default(),
-            stash: Stash::default(),
-            failure: None,
-            socket: Socket::new(descriptor),
-            silence: Silence::default(),
-            _permit: permit,
-        }
+        Self { driver: Driver::new(Link::new(), descriptor, permit), buffer: Buffer::default() }
     }
 
     /// Resets the connection now; every later read and write fails. Does nothing after both ends.
     pub fn abort(&mut self) {
-        if let Some(reset) = self.link.reset(errno::ECONNRESET, "the host has given the connection up") {
-            // Where this fails, closing the transport says nearly the same.
-            self.socket.try_write(&[IoSlice::new(self.head.bytes()), IoSlice::new(&reset)]);
-        }
-        if self.failure.is_none() && !self.link.is_finished() {
-            self.fail(ErrorKind::ConnectionAborted, "this side has reset the connection".to_owned());
-        }
-    }
-
-    fn fail(&mut self, kind: ErrorKind, text: String) -> io::Error {
-        self.socket.wake_all();
-        self.failure.insert(Box::new(Failure { kind, text })).error()
-    }
-
-    /// Fails with what the peer did wrong, and tells it.
-    fn fail_violation(&mut self, violation: Violation) -> io::Error {
-        let text = format!("the relay broke the channel's protocol: it sent {violation}");
-        if let Some(reset) = self.link.reset(errno::EPROTO, &text) {
-            self.socket.try_write(&[IoSlice::new(self.head.bytes()), IoSlice::new(&reset)]);
-        }
-        self.fail(ErrorKind::InvalidData, text)
-    }
-
-    /// Fails with the RESET that the peer has sent, if it has.
-    fn note_reset(&mut self) {
-        if let Some(reset) = self.link.peer_reset() {
-            let text = match reset.text.as_str() {
-                "" => format!("the relay has reset the connection (errno {})", reset.errno),
-                text => format!("{text} (errno {} in the guest)", reset.errno),
-            };
-            self.fail(errno::kind(reset.errno), text);
-        }
+        self.driver.abort("the host has given the connection up");
     }
 
     /// Reads once into `into`, which gets the payload among what came; that may be none.
@@ -129,98 +61,42 @@ impl Channel {
         role: Role,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let driver = &mut self.driver;
         let mut lead = [0; MAX_LEAD];
-        let scatter = self.link.scatter(into.remaining());
-        let read = self.socket.poll_read(cx, role, into, scatter.payload, &mut lead[..scatter.lead]);
+        let scatter = driver.link.scatter(into.remaining());
+        let read = driver.socket.poll_read(cx, role, into, scatter.payload, &mut lead[..scatter.lead]);
         let len = match ready!(read) {
-            Ok(0) => return Poll::Ready(Err(self.fail_eof())),
+            Ok(0) => return Poll::Ready(Err(driver.fail_eof())),
             Ok(len) => len,
-            Err(error) => return Poll::Ready(Err(self.fail_read(&error))),
+            Err(error) => return Poll::Ready(Err(driver.fail_read(&error))),
         };
-        self.silence.hear();
         let in_lead = len.saturating_sub(scatter.payload).min(scatter.lead);
         let room = into.initialize_unfilled_to(len - in_lead);
-        match self.link.receive(room, &lead, scatter, len) {
+        match driver.link.receive(room, &lead, scatter, len) {
             Ok(payload) => into.advance(payload),
-            Err(violation) => return Poll::Ready(Err(self.fail_violation(violation))),
+            Err(violation) => return Poll::Ready(Err(driver.fail_violation(violation))),
         }
-        self.note_reset();
+        driver.heard();
         Poll::Ready(Ok(()))
-    }
-
-    fn fail_eof(&mut self) -> io::Error {
-        let text = "the connection to the guest ended before the pod's: the guest, its relay or the vsock device \
-                    has gone away";
-        self.fail(ErrorKind::UnexpectedEof, text.to_owned())
-    }
-
-    fn fail_read(&mut self, error: &io::Error) -> io::Error {
-        let text =
-            format!("reading from the guest failed ({error}): its relay or the vsock device has gone away");
-        self.fail(ErrorKind::ConnectionAborted, text)
-    }
-
-    /// Reads once on behalf of a writer, which waits for what comes behind the payload.
-    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(failure) = &self.failure {
-            return Poll::Ready(Err(failure.error()));
-        }
-        ready!(self.socket.poll_readable(cx, Role::Writer))?;
-        let mut stash = std::mem::take(&mut self.stash);
-        let filled = {
-            let mut room = ReadBuf::new(stash.room(self.link.scatter(usize::MAX).payload));
-            let read = self.poll_fill(cx, Role::Writer, &mut room);
-            read.map_ok(|()| room.filled().len())
-        };
-        stash.keep(if let Poll::Ready(Ok(len)) = filled { len } else { 0 });
-        self.stash = stash;
-        if matches!(filled, Poll::Ready(Ok(len)) if len > 0) {
-            self.socket.wake_reader();
-        }
-        filled.map_ok(|_| ())
-    }
-
-    /// Sends the control frames that are due, unless a DATA frame is half-way out.
-    fn poll_send_control(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<()>> {
-        while self.link.frame_left() == 0 {
-            if self.head.is_empty() {
-                self.head = Head::new(&self.link.control(false));
-            }
-            if self.head.is_empty() {
-                break;
-            }
-            let sent = ready!(self.socket.poll_write(cx, role, &[IoSlice::new(self.head.bytes())]))?;
-            self.head.sent(sent);
-            self.owe();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends control frames on behalf of the reader: as far as it goes, the writer has the say.
-    fn send_control(&mut self, cx: &mut Context<'_>) {
-        if self.failure.is_none() && (self.link.is_control_due() || !self.head.is_empty()) {
-            // Should the transport have failed, the next read says so, and better.
-            let _ = self.poll_send_control(cx, Role::Reader);
-        }
     }
 
     fn poll_payload(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        self.send_control(cx);
+        self.driver.send_control(cx);
         loop {
-            self.stash.give(buf);
+            self.buffer.give(buf);
             let given = buf.filled().len() - before;
             if given > 0 {
-                self.link.handed_on(given);
-                self.send_control(cx);
+                self.driver.link.handed_on(given);
+                self.driver.send_control(cx);
                 return Poll::Ready(Ok(()));
             }
-            if let Some(failure) = &self.failure {
-                return Poll::Ready(Err(failure.error()));
+            if let Some(failure) = self.driver.failure() {
+                return Poll::Ready(Err(failure));
             }
-            if self.link.has_peer_ended() {
-                self.link.handed_on_end();
-                self.send_control(cx);
+            if self.driver.link.has_peer_ended() {
+                self.driver.link.handed_on_end();
+                self.driver.send_control(cx);
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_fill(cx, Role::Reader, buf))?;
@@ -229,141 +105,78 @@ impl Channel {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            if let Some(failure) = &self.failure {
-                return Poll::Ready(Err(failure.error()));
+            if let Some(failure) = self.driver.failure() {
+                return Poll::Ready(Err(failure));
             }
-            if self.link.is_finishing() {
+            if self.driver.link.is_finishing() {
                 return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
             }
             // Nobody reads any more once the pod has ended its side: a RESET would be found too late.
-            if self.link.has_peer_ended()
+            if self.driver.link.has_peer_ended()
                 && let Poll::Ready(pumped) = self.poll_pump(cx)
             {
                 pumped?;
                 continue;
             }
-            if self.link.frame_left() == 0 && self.link.sendable() == 0 {
+            if self.driver.link.frame_left() == 0 && self.driver.link.sendable() == 0 {
                 ready!(self.poll_pump(cx))?;
                 continue;
             }
-            match ready!(self.poll_send_once(cx, slices)) {
-                Ok(0) => {}
-                Ok(len) => return Poll::Ready(Ok(len)),
+            match ready!(self.driver.poll_send_data(cx, Role::Writer, slices)) {
+                // Only what comes before the payload went.
+                Ok(None | Some(0)) => {}
+                Ok(Some(len)) => return Poll::Ready(Ok(len)),
                 Err(error) => return Poll::Ready(Err(self.fail_write(cx, &error))),
             }
         }
     }
 
-    /// One system call: what is left of the head, due control frames, the header of a new DATA frame unless one
-    /// is half-way out, and payload. Gives how much of the payload went.
-    fn poll_send_once(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let is_new = self.link.frame_left() == 0;
-        if is_new && self.head.is_empty() {
-            self.head = Head::new(&self.link.control(true));
-        }
-        let most = if is_new { self.link.sendable() } else { self.link.frame_left() };
-        let mut parts = [IoSlice::new(&[]); MAX_SLICES + 2];
-        let (payload, count) = gather(slices, most, &mut parts[2..]);
-        let header = frame::header(Kind::Data, payload);
-        let header = if is_new { &header[..] } else { &[] };
-        let in_head = self.head.bytes().len();
-        parts[0] = IoSlice::new(self.head.bytes());
-        parts[1] = IoSlice::new(header);
-        let first = match (in_head, is_new) {
-            (0, true) => 1,
-            (0, false) => 2,
-            _ => 0,
-        };
-
-        let sent = ready!(self.socket.poll_write(cx, Role::Writer, &parts[first..2 + count]))?;
-        self.head.sent(sent.min(in_head));
-        self.owe();
-        let Some(sent) = sent.checked_sub(in_head).filter(|&sent| sent > 0) else {
-            return Poll::Ready(Ok(0));
-        };
-        if is_new {
-            self.link.begin(payload);
-            self.head = Head::new(&header[sent.min(header.len())..]);
-        }
-        let sent = sent.saturating_sub(header.len());
-        self.link.sent(sent);
-        Poll::Ready(Ok(sent))
-    }
-
-    /// The transport refused bytes: if the peer said why before it went, that is the error.
-    fn fail_write(&mut self, cx: &mut Context<'_>, error: &io::Error) -> io::Error {
-        loop {
-            match self.poll_pump(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(cause)) => return cause,
-                Poll::Pending => break,
-            }
-        }
-        let text =
-            format!("writing to the guest failed ({error}): its relay or the vsock device has gone away");
-        self.fail(ErrorKind::ConnectionAborted, text)
-    }
-
-    fn owe(&mut self) {
-        self.silence.owe();
-    }
-
-    /// What waiting for the guest has come to: an error once it has been silent for too long.
-    fn poll_silence<T>(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<T>> {
-        loop {
-            match ready!(self.silence.poll(cx, role)) {
-                Verdict::GiveUp => {
-                    let text = "the guest has not answered for over 20 seconds: it is paused or hangs, or the vsock \
-                                device does";
-                    return Poll::Ready(Err(self.fail(ErrorKind::TimedOut, text.to_owned())));
-                }
-                // A frame that its writer does not finish keeps the question back, and is not the guest's fault.
-                Verdict::Ask if self.link.frame_left() > 0 && !self.socket.is_full() => {}
-                Verdict::Ask => {
-                    self.silence.ask();
-                    self.link.ping();
-                    // Should it not go, the guest does not read, which is no better.
-                    let _ = self.poll_send_control(cx, role);
-                }
-            }
-        }
-    }
-
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.link.is_end_acknowledged() {
+        if self.driver.link.is_end_acknowledged() {
             return Poll::Ready(Ok(()));
         }
-        if self.link.frame_left() > 0 && self.failure.is_none() {
+        if self.driver.link.frame_left() > 0 && self.driver.failure().is_none() {
             let text = "the direction was ended in the middle of a write: a write that takes a part must be \
                         followed by one with the rest";
-            return Poll::Ready(Err(self.fail(ErrorKind::InvalidInput, text.to_owned())));
+            return Poll::Ready(Err(self.driver.fail(ErrorKind::InvalidInput, text.to_owned())));
         }
-        self.link.finish();
-        if self.failure.is_none()
-            && let Err(error) = ready!(self.poll_send_control(cx, Role::Writer))
+        self.driver.link.finish();
+        if self.driver.failure().is_none()
+            && let Err(error) = ready!(self.driver.poll_send_control(cx, Role::Writer))
         {
             return Poll::Ready(Err(self.fail_write(cx, &error)));
         }
-        while !self.link.is_end_acknowledged() {
+        while !self.driver.link.is_end_acknowledged() {
             ready!(self.poll_pump(cx))?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Puts slices of at most `most` bytes together into `parts`; gives how many bytes and parts they make.
-fn gather<'a>(slices: &'a [IoSlice<'_>], most: usize, parts: &mut [IoSlice<'a>]) -> (usize, usize) {
-    let (mut len, mut count) = (0, 0);
-    for slice in slices.iter().filter(|slice| !slice.is_empty()) {
-        if len == most || count == parts.len() {
-            break;
-        }
-        let slice = &slice[..slice.len().min(most - len)];
-        parts[count] = IoSlice::new(slice);
-        len += slice.len();
-        count += 1;
+impl Pump for Channel {
+    fn driver(&mut self) -> &mut Driver {
+        &mut self.driver
     }
-    (len, count)
+
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(failure) = self.driver.failure() {
+            return Poll::Ready(Err(failure));
+        }
+        // Before room is made: most polls find nothing to read.
+        ready!(self.driver.socket.poll_readable(cx, Role::Writer))?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let filled = {
+            let mut room = ReadBuf::new(buffer.room(self.driver.link.scatter(usize::MAX).payload));
+            let read = self.poll_fill(cx, Role::Writer, &mut room);
+            read.map_ok(|()| room.filled().len())
+        };
+        buffer.keep(if let Poll::Ready(Ok(len)) = filled { len } else { 0 });
+        self.buffer = buffer;
+        if matches!(filled, Poll::Ready(Ok(len)) if len > 0) {
+            self.driver.socket.wake_reader();
+        }
+        filled.map_ok(|_| ())
+    }
 }
 
 impl AsyncRead for Channel {
@@ -373,7 +186,7 @@ impl AsyncRead for Channel {
         }
         let this = self.get_mut();
         match this.poll_payload(cx, buf) {
-            Poll::Pending => this.poll_silence(cx, Role::Reader),
+            Poll::Pending => this.driver.poll_silence(cx, Role::Reader),
             ready => ready,
         }
     }
@@ -394,10 +207,7 @@ impl AsyncWrite for Channel {
         }
         let this = self.get_mut();
         match this.poll_send(cx, slices) {
-            Poll::Pending => {
-                this.owe();
-                this.poll_silence(cx, Role::Writer)
-            }
+            Poll::Pending => this.driver.poll_silence_of_writer(cx),
             ready => ready,
         }
     }
@@ -409,7 +219,7 @@ impl AsyncWrite for Channel {
     /// Payload is never held back, so there is nothing to do for it: this sends due control frames.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match ready!(this.poll_send_control(cx, Role::Writer)) {
+        match ready!(this.driver.poll_send_control(cx, Role::Writer)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(this.fail_write(cx, &error))),
         }
@@ -418,10 +228,7 @@ impl AsyncWrite for Channel {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.poll_end(cx) {
-            Poll::Pending => {
-                this.owe();
-                this.poll_silence(cx, Role::Writer)
-            }
+            Poll::Pending => this.driver.poll_silence_of_writer(cx),
             ready => ready,
         }
     }
@@ -429,8 +236,9 @@ impl AsyncWrite for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        if self.link.is_finished() && !self.head.is_empty() {
-            self.socket.try_write(&[IoSlice::new(self.head.bytes())]);
+        if self.driver.link.is_finished() {
+            // The acknowledgement of the pod's end may be in there.
+            self.driver.try_send_head();
         }
         self.abort();
     }

@@ -1,16 +1,14 @@
-//! An open channel that carries datagrams: the host's driver of a [`Link`] of them.
+//! An open channel that carries datagrams: each DATA frame is one.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
-use tokio::io::Interest;
+use tokio::io::ReadBuf;
 
-use crate::descriptor::{Descriptor, watch_writing};
-use crate::errno;
-use crate::frame::{self, Kind};
+use crate::descriptor::Descriptor;
+use crate::driver::{Driver, Pump, Role};
 use crate::link::{Link, Violation};
 use crate::permit::Permit;
 
@@ -25,32 +23,30 @@ const READ: usize = 64 << 10;
 /// - [`send`](Self::send) and [`receive`](Self::receive) may be given up while they wait: nothing is lost or cut,
 ///   so that one task can wait for either.
 /// - The relay ends the association after a time without a datagram (60 s by default) and when the port refuses.
+/// - A guest that says nothing at all, although something was sent to it, is asked after 10 s and given up after 20 to
+///   30 s with [`ErrorKind::TimedOut`], as long as somebody waits in one of the two.
 /// - Dropping it ends it.
 #[derive(Debug)]
 pub struct Datagrams {
-    link: Link,
-    descriptor: Descriptor,
-    /// Frames, or the rest of one, that count as sent and are not.
+    driver: Driver,
+    /// What is not out yet of the datagram that was sent last: always as much as the link misses of its frame.
     unsent: Vec<u8>,
-    /// Of the datagram that comes next, what has come.
+    /// What has come of the next datagram.
     begun: Vec<u8>,
     /// Bounded by the link's credit.
     received: VecDeque<Vec<u8>>,
     buffer: Box<[u8]>,
-    _permit: Option<Permit>,
 }
 
 impl Datagrams {
     /// An association on which OPENED has just been read, and nothing after it.
     pub(crate) fn new(descriptor: Descriptor, permit: Option<Permit>) -> Self {
         Self {
-            link: Link::of_datagrams(),
-            descriptor,
+            driver: Driver::new(Link::of_datagrams(), descriptor, permit),
             unsent: Vec::new(),
             begun: Vec::new(),
             received: VecDeque::new(),
             buffer: vec![0; READ].into(),
-            _permit: permit,
         }
     }
 
@@ -64,22 +60,12 @@ impl Datagrams {
             let text = format!("a datagram of {} bytes, at most {MAX_DATAGRAM} fit", datagram.len());
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
-        self.flush().await?;
-        while !self.link.takes_datagram() {
-            self.fill().await?;
-            self.flush().await?;
-        }
-        let header = frame::header(Kind::Data, datagram.len());
-        self.link.begin(datagram.len());
-        self.link.sent(datagram.len());
-        // Nothing is awaited until what did not go is kept.
-        let sent = match send(self.descriptor.get_ref(), &[IoSlice::new(&header), IoSlice::new(datagram)]) {
-            Err(Errno::WOULDBLOCK) => 0,
-            sent => sent?,
-        };
-        self.unsent.extend_from_slice(&header[sent.min(header.len())..]);
-        self.unsent.extend_from_slice(&datagram[sent.saturating_sub(header.len())..]);
-        self.flush().await
+        let mut is_begun = false;
+        poll_fn(|cx| match self.poll_send(cx, datagram, &mut is_begun) {
+            Poll::Pending => self.driver.poll_silence_of_writer(cx),
+            ready => ready,
+        })
+        .await
     }
 
     /// The next datagram; none once the relay has ended the association in order.
@@ -87,63 +73,100 @@ impl Datagrams {
     /// # Errors
     /// The guest's end, the relay's RESET with its cause, or a relay that breaks the protocol.
     pub async fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
+        poll_fn(|cx| match self.poll_receive(cx) {
+            Poll::Pending => self.driver.poll_silence(cx, Role::Reader),
+            ready => ready,
+        })
+        .await
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        datagram: &[u8],
+        is_begun: &mut bool,
+    ) -> Poll<io::Result<()>> {
         loop {
-            self.flush().await?;
-            if let Some(datagram) = self.received.pop_front() {
-                self.link.handed_on(datagram.len());
-                return Ok(Some(datagram));
+            if let Some(failure) = self.driver.failure() {
+                return Poll::Ready(Err(failure));
             }
-            if self.link.has_peer_ended() {
-                return Ok(None);
+            ready!(self.poll_flush(cx, Role::Writer))?;
+            if *is_begun {
+                return Poll::Ready(Ok(()));
             }
-            self.fill().await?;
+            if !self.driver.link.takes_datagram() {
+                ready!(self.poll_fill(cx, Role::Writer))?;
+                continue;
+            }
+            let sent = ready!(self.driver.poll_send_data(cx, Role::Writer, &[IoSlice::new(datagram)]));
+            match sent {
+                Ok(None) => {}
+                // From here on it counts as sent, even if the caller leaves: the rest goes with the next flush.
+                Ok(Some(sent)) => {
+                    self.unsent.extend_from_slice(&datagram[sent..]);
+                    *is_begun = true;
+                }
+                Err(error) => return Poll::Ready(Err(self.fail_write(cx, &error))),
+            }
         }
     }
 
-    /// Sends what waits and the control frames that are due.
-    async fn flush(&mut self) -> io::Result<()> {
-        let control = self.link.control(false);
-        self.unsent.extend_from_slice(&control);
-        while !self.unsent.is_empty() {
-            match send(self.descriptor.get_ref(), &[IoSlice::new(&self.unsent)]) {
-                Ok(sent) => drop(self.unsent.drain(..sent)),
-                Err(Errno::WOULDBLOCK) => drop(watch_writing(self.descriptor.get_ref())?.writable().await?),
-                Err(error) => return Err(error.into()),
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
+        loop {
+            if let Some(datagram) = self.received.pop_front() {
+                self.driver.link.handed_on(datagram.len());
+                // Credit that finds no room now is sent by whoever comes next.
+                let _ = self.poll_flush(cx, Role::Reader);
+                return Poll::Ready(Ok(Some(datagram)));
+            }
+            if let Some(failure) = self.driver.failure() {
+                return Poll::Ready(Err(failure));
+            }
+            if self.driver.link.has_peer_ended() {
+                return Poll::Ready(Ok(None));
+            }
+            // It need not be ready: a guest that takes nothing may have something to say.
+            let _ = self.poll_flush(cx, Role::Reader);
+            ready!(self.poll_fill(cx, Role::Reader))?;
+        }
+    }
+
+    /// Sends the rest of a datagram and the control frames that are due.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<()>> {
+        while self.driver.link.frame_left() > 0 {
+            match ready!(self.driver.poll_send_data(cx, role, &[IoSlice::new(&self.unsent)])) {
+                Ok(sent) => drop(self.unsent.drain(..sent.unwrap_or(0))),
+                Err(error) => return Poll::Ready(Err(self.fail_write(cx, &error))),
             }
         }
-        Ok(())
+        match ready!(self.driver.poll_send_control(cx, role)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.fail_write(cx, &error))),
+        }
     }
 
     /// Reads once.
-    async fn fill(&mut self) -> io::Result<()> {
-        if let Some(reset) = self.link.peer_reset() {
-            let text = format!("{} (errno {} in the guest)", reset.text, reset.errno);
-            return Err(io::Error::new(errno::kind(reset.errno), text));
+    fn poll_fill(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<()>> {
+        if let Some(failure) = self.driver.failure() {
+            return Poll::Ready(Err(failure));
         }
-        let buffer = &mut self.buffer;
-        let read = self.descriptor.async_io(Interest::READABLE, |fd| {
-            let read = rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut **buffer, RecvFlags::empty()));
-            read.map(|(len, _)| len).map_err(io::Error::from)
-        });
-        let len = read.await?;
-        if len == 0 {
-            let text =
-                "the connection to the guest ended: the guest, its relay or the vsock device has gone away";
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+        let mut into = ReadBuf::new(&mut self.buffer);
+        let len = match ready!(self.driver.socket.poll_read(cx, role, &mut into, READ, &mut [])) {
+            Ok(0) => return Poll::Ready(Err(self.driver.fail_eof())),
+            Ok(len) => len,
+            Err(error) => return Poll::Ready(Err(self.driver.fail_read(&error))),
+        };
+        if let Err(violation) = self.take(len) {
+            return Poll::Ready(Err(self.driver.fail_violation(violation)));
         }
-        self.take(len).map_err(|violation| {
-            let text = format!("the relay broke the channel's protocol: it sent {violation}");
-            if let Some(reset) = self.link.reset(errno::EPROTO, &text) {
-                let _ = send(self.descriptor.get_ref(), &[IoSlice::new(&reset)]);
-            }
-            io::Error::new(ErrorKind::InvalidData, text)
-        })
+        self.driver.heard();
+        Poll::Ready(Ok(()))
     }
 
     fn take(&mut self, len: usize) -> Result<(), Violation> {
         let mut bytes = &self.buffer[..len];
         while !bytes.is_empty() {
-            let piece = self.link.receive_datagram(bytes)?;
+            let piece = self.driver.link.receive_datagram(bytes)?;
             let (payload, rest) = bytes[piece.skip..].split_at(piece.payload);
             bytes = rest;
             self.begun.extend_from_slice(payload);
@@ -155,18 +178,21 @@ impl Datagrams {
     }
 }
 
-impl Drop for Datagrams {
-    fn drop(&mut self) {
-        if self.unsent.is_empty()
-            && let Some(reset) = self.link.reset(errno::ECONNRESET, "the host has ended the association")
-        {
-            let _ = send(self.descriptor.get_ref(), &[IoSlice::new(&reset)]);
-        }
+impl Pump for Datagrams {
+    fn driver(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_fill(cx, Role::Writer)
     }
 }
 
-fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
-    })
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        self.driver.abort("the host has ended the association");
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ mod descriptor;
 #[cfg(feature = "tokio")]
 mod dial;
 #[cfg(feature = "tokio")]
+mod driver;
+#[cfg(feature = "tokio")]
 mod endpoint;
 #[cfg(feature = "tokio")]
 mod permit;

@@ -8,7 +8,9 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::descriptor::watch_reading;
-use crate::frame::MAX_DATA;
+use crate::driver::{MAX_SLICES, QUIET};
+use crate::errno;
+use crate::frame::{self, Kind, MAX_DATA};
 use crate::link::WINDOW;
 
 fn channel(host: StdStream) -> Channel {
@@ -271,7 +273,7 @@ async fn a_guest_that_owes_a_word_is_asked_and_given_up_when_it_is_silent() {
     let error = channel.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.to_string().contains("paused"), "{error}");
-    assert!((2 * silence::QUIET..=3 * silence::QUIET).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!((2 * QUIET..=3 * QUIET).contains(&began.elapsed()), "{:?}", began.elapsed());
     hear(&mut guest, &frame(Kind::Ping, b"")).await;
 }
 
@@ -285,7 +287,7 @@ async fn a_guest_that_answers_is_left_in_peace_by_a_reader() {
     guest.write_all(&frame(Kind::Pong, b"")).await.unwrap();
     // Nothing is owed any more, so that nothing is asked, however long it takes.
     let mut more = [0; 4];
-    assert!(timeout(20 * silence::QUIET, guest.read(&mut more)).await.is_err());
+    assert!(timeout(20 * QUIET, guest.read(&mut more)).await.is_err());
     guest.write_all(&frame(Kind::Data, b"x")).await.unwrap();
     assert_eq!(reading.await.unwrap().unwrap(), 1);
 }
@@ -307,6 +309,6 @@ async fn an_end_that_waits_for_a_slow_pod_asks_again_and_again() {
 async fn an_idle_channel_is_never_asked() {
     let (mut channel, mut guest) = pair(false);
     let reading = tokio::spawn(async move { channel.read(&mut [0]).await });
-    assert!(timeout(20 * silence::QUIET, guest.read(&mut [0])).await.is_err());
+    assert!(timeout(20 * QUIET, guest.read(&mut [0])).await.is_err());
     reading.abort();
 }

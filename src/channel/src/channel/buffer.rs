@@ -8,14 +8,14 @@ const MIN_ROOM: usize = 4 << 10;
 /// A queue of bytes; none is allocated while it is empty. What it holds is bounded by the link's credit.
 /// Invariant: `from <= bytes.len()`.
 #[derive(Debug, Default)]
-pub(super) struct Stash {
+pub(super) struct Buffer {
     bytes: Vec<u8>,
     from: usize,
     /// Where the room begins that was last asked for.
     kept: usize,
 }
 
-impl Stash {
+impl Buffer {
     /// Room behind what is held, for a read that expects so much payload. [`keep`](Self::keep) must follow.
     pub(super) fn room(&mut self, expected: usize) -> &mut [u8] {
         self.kept = self.bytes.len();
@@ -48,35 +48,35 @@ impl Stash {
 mod tests {
     use super::*;
 
-    fn put(stash: &mut Stash, bytes: &[u8]) {
-        stash.room(0)[..bytes.len()].copy_from_slice(bytes);
-        stash.keep(bytes.len());
+    fn put(buffer: &mut Buffer, bytes: &[u8]) {
+        buffer.room(0)[..bytes.len()].copy_from_slice(bytes);
+        buffer.keep(bytes.len());
     }
 
-    fn take(stash: &mut Stash, most: usize) -> Vec<u8> {
-        let mut buffer = vec![0; most];
-        let mut into = ReadBuf::new(&mut buffer);
-        stash.give(&mut into);
+    fn take(buffer: &mut Buffer, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0; most];
+        let mut into = ReadBuf::new(&mut bytes);
+        buffer.give(&mut into);
         into.filled().to_vec()
     }
 
     #[test]
     fn gives_in_order_what_was_kept() {
-        let mut stash = Stash::default();
-        put(&mut stash, b"one");
-        put(&mut stash, b"two");
-        assert_eq!(take(&mut stash, 4), b"onet");
-        put(&mut stash, b"three");
-        assert_eq!(take(&mut stash, 100), b"wothree");
+        let mut buffer = Buffer::default();
+        put(&mut buffer, b"one");
+        put(&mut buffer, b"two");
+        assert_eq!(take(&mut buffer, 4), b"onet");
+        put(&mut buffer, b"three");
+        assert_eq!(take(&mut buffer, 100), b"wothree");
     }
 
     #[test]
     fn holds_no_memory_while_empty() {
-        let mut stash = Stash::default();
-        put(&mut stash, b"");
-        assert_eq!(stash.bytes.capacity(), 0);
-        put(&mut stash, b"one");
-        take(&mut stash, 3);
-        assert_eq!(stash.bytes.capacity(), 0);
+        let mut buffer = Buffer::default();
+        put(&mut buffer, b"");
+        assert_eq!(buffer.bytes.capacity(), 0);
+        put(&mut buffer, b"one");
+        take(&mut buffer, 3);
+        assert_eq!(buffer.bytes.capacity(), 0);
     }
 }

@@ -22,7 +22,7 @@ use super::socket::{Role, Waiting};
 /// How long a guest may owe a word before it is asked, and again before it is given up. One that is only copied
 /// by a snapshot is paused for seconds. Since the time is looked at once in as long, a guest is given up after two
 /// to three times this.
-pub(super) const QUIET: Duration = Duration::from_secs(10);
+pub(crate) const QUIET: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Silence {

@@ -17,7 +17,7 @@ use super::readv::readv;
 use crate::descriptor::{Descriptor, watch_writing};
 
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     /// Watched for reading.
     descriptor: Descriptor,
     /// The same socket, watched for writing while it is full. That is rare, as the link's window is smaller than
@@ -30,24 +30,24 @@ pub(super) struct Socket {
 
 /// On whose behalf a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Reader,
     Writer,
 }
 
 impl Socket {
-    pub(super) fn new(descriptor: Descriptor) -> Self {
+    pub(crate) fn new(descriptor: Descriptor) -> Self {
         Self { descriptor, full: None, readable: Waiting::default(), writable: Waiting::default() }
     }
 
     /// Whether a read is worth a try.
-    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<io::Result<()>> {
         self.readable.poll(role, cx, |cx| self.descriptor.poll_read_ready(cx)).map_ok(|_| ())
     }
 
     /// Reads once, as [`readv`] does; 0 is the end. A short read means that the socket is empty, so that no
     /// further call is needed to learn it (epoll's man page, question 9).
-    pub(super) fn poll_read(
+    pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         role: Role,
@@ -74,7 +74,7 @@ impl Socket {
     }
 
     /// Writes once; gives how many bytes went. A short write means that the socket is full.
-    pub(super) fn poll_write(
+    pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         role: Role,
@@ -102,23 +102,23 @@ impl Socket {
     }
 
     /// Whether the last write found no room.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.full.is_some()
     }
 
     /// Writes what goes without waiting; for last words.
-    pub(super) fn try_write(&self, parts: &[IoSlice<'_>]) {
+    pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) {
         let _ = send(self.descriptor.get_ref(), parts);
     }
 
     /// A reader that waits finds something elsewhere.
-    pub(super) fn wake_reader(&mut self) {
+    pub(crate) fn wake_reader(&mut self) {
         wake(&mut self.readable.reader);
         wake(&mut self.writable.reader);
     }
 
     /// The channel has failed: nobody needs to wait.
-    pub(super) fn wake_all(&mut self) {
+    pub(crate) fn wake_all(&mut self) {
         self.readable.wake_all();
         self.writable.wake_all();
     }
