@@ -6,9 +6,7 @@
 //!      └── refused ────────┴── failed: OPENED ───────────────┴── RESET ──► Lingering ── host closes ──► gone
 //! ```
 //!
-//! What is called Moving here is Exchanging where datagrams pass.
-//!
-//! The host's EOF ends every state. A state that waits for the host or the dial has a deadline.
+//! The host's EOF ends every state. A state that waits for the host, the dial or a datagram has a deadline.
 
 use std::fmt::Arguments;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,7 +21,6 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 use crate::dialling::{Dialling, Progress};
-use crate::exchange::Exchange;
 use crate::leftover::Leftover;
 use crate::listening;
 use crate::moving::{End, Moving};
@@ -72,7 +69,6 @@ enum State {
     },
     Dialling(Dialling),
     Moving(Moving),
-    Exchanging(Exchange),
     /// Nothing more is said; what comes is dropped. The host closes first, since some multiplexers lose the
     /// tail of what a guest sent that closes first.
     Lingering,
@@ -134,7 +130,6 @@ impl Connection {
                 }
             }
             State::Moving(moving) => moving.pod().note(flags),
-            State::Exchanging(exchange) => exchange.pod().note(flags),
             State::Opening { .. } | State::Lingering => {}
         }
     }
@@ -167,8 +162,7 @@ impl Connection {
         self.host.watch_room(turn.epoll, Token::Host(turn.index))?;
         match &mut self.state {
             State::Moving(moving) => moving.pod().watch_room(turn.epoll, Token::Pod(turn.index)),
-            // Datagrams never wait for room.
-            State::Opening { .. } | State::Dialling(_) | State::Exchanging(_) | State::Lingering => Ok(()),
+            State::Opening { .. } | State::Dialling(_) | State::Lingering => Ok(()),
         }
     }
 
@@ -199,17 +193,11 @@ impl Connection {
 
     /// Whether there is more to move, or the end; none where nothing is moved any more.
     fn proceed_moving(&mut self, turn: &mut Turn<'_>) -> Result<bool, Option<End>> {
-        let more = match &mut self.state {
-            State::Moving(moving) => moving.proceed(&mut self.host, &mut self.to_host, turn.scratch)?,
-            State::Exchanging(exchange) => {
-                let more = exchange.proceed(&mut self.host, &mut self.to_host, turn.scratch)?;
-                if exchange.take_passed() {
-                    self.deadline = Some(Instant::now() + turn.config.idle);
-                }
-                more
-            }
-            State::Opening { .. } | State::Dialling(_) | State::Lingering => return Err(None),
-        };
+        let State::Moving(moving) = &mut self.state else { return Err(None) };
+        let more = moving.proceed(&mut self.host, &mut self.to_host, turn.scratch)?;
+        if moving.take_passed() {
+            self.deadline = Some(Instant::now() + turn.config.idle);
+        }
         Ok(more)
     }
 
@@ -226,11 +214,12 @@ impl Connection {
                 self.answer(&opened, turn);
                 Verdict::More
             }
-            State::Exchanging(_) => {
+            // Only datagrams have a deadline here.
+            State::Moving(_) => {
                 self.end(&End::Idle, turn);
                 Verdict::More
             }
-            State::Moving(_) | State::Lingering => Verdict::Close,
+            State::Lingering => Verdict::Close,
         }
     }
 
@@ -371,13 +360,14 @@ impl Connection {
             let text = format!("the relay cannot watch another connection ({error})");
             return self.answer(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
         }
-        if is_of_datagrams {
-            self.state = State::Exchanging(Exchange::new(pod));
-            self.deadline = Some(Instant::now() + turn.config.idle);
+        let (moving, deadline) = if is_of_datagrams {
+            // Nothing but silence may ever say that an association is over.
+            (Moving::datagrams(pod), Some(Instant::now() + turn.config.idle))
         } else {
-            self.state = State::Moving(Moving::new(pod));
-            self.deadline = None;
-        }
+            (Moving::stream(pod), None)
+        };
+        self.state = State::Moving(moving);
+        self.deadline = deadline;
         self.send_opened(&Opened::connected(), turn);
     }
 
@@ -435,7 +425,6 @@ impl Connection {
 fn abort(state: State, end: &End) -> Option<Vec<u8>> {
     match state {
         State::Moving(moving) => moving.abort(end),
-        State::Exchanging(exchange) => exchange.abort(end),
         State::Opening { .. } | State::Dialling(_) | State::Lingering => None,
     }
 }

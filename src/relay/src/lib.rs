@@ -20,7 +20,6 @@ mod announce;
 mod connection;
 mod connections;
 mod dialling;
-mod exchange;
 mod leftover;
 mod listen;
 mod listening;

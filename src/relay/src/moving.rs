@@ -1,48 +1,68 @@
-//! The bytes of an open connection: channel ⇄ TCP, or a Unix socket.
+//! What moves on an open connection: channel ⇄ TCP, UDP or a Unix socket.
 //!
 //! ```text
-//!   host ──readv──► scratch ──(frames off)──► send ──► pod        what the pod does not take: to_pod
-//!   pod  ──recv───► scratch ──(frame on)────► send ──► host       what the host does not take: to_host
+//!   host ──read──► scratch ──(frames off)──► send ──► pod        what the pod does not take: to_pod
+//!   pod  ──recv──► scratch ──(frame on)────► send ──► host       what the host does not take: to_host
 //! ```
+//!
+//! A stream and datagrams differ in how payload is read and handed on, which is in the files below. All else is here.
 
-use std::io::IoSliceMut;
+mod datagrams;
+mod stream;
+
 use std::os::fd::OwnedFd;
 
 use channel::errno::{EPROTO, ESHUTDOWN, ETIMEDOUT};
 use channel::frame::{self, HEADER_LEN, Kind, MAX_DATA};
-use channel::link::{Link, MAX_CONTROL, MAX_LEAD, Violation};
+use channel::link::{Link, MAX_CONTROL, Violation};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::sockopt;
 
 use crate::leftover::Leftover;
 use crate::packet::IN_ONE_PIECE;
 use crate::side::Side;
+use datagrams::DatagramPayload;
+use stream::StreamPayload;
 
 /// Reads of each side before other connections have their turn: at most 1 MiB a direction.
-pub(crate) const ROUNDS: usize = 8;
+const ROUNDS: usize = 8;
 
 /// Room for what comes before the payload of a DATA frame.
 const BEFORE: usize = MAX_CONTROL + HEADER_LEN;
 
-/// What is read of the pod at once: with all that goes before it, one packet of AF_VSOCK, which has at most 64 KiB, or
-/// two where those must be smaller. A frame of a few bytes more would be a packet more.
+/// How much of a pod's stream is read at once: with everything that goes before it, one packet of AF_VSOCK, which has at
+/// most 64 KiB, or two where packets must be smaller. A few bytes more would take another packet.
 const READ: usize = 2 * IN_ONE_PIECE - BEFORE;
 
 const _: () = assert!(READ + BEFORE <= 64 << 10 && READ <= MAX_DATA);
 
-/// The scratch buffer that all connections share: one read of the host gives two of the largest frames.
+/// The scratch buffer that all connections share: one read of the host fits two of the largest frames.
 pub(crate) const SCRATCH: usize = 128 << 10;
+
+const _: () = assert!(BEFORE + MAX_DATA <= SCRATCH);
 
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Moving {
     link: Link,
     pod: Side,
-    /// At most the window of the link.
-    to_pod: Leftover,
-    /// Why the pod takes no more bytes. What it has sent before is still moved.
-    pod_failed: Option<Errno>,
-    pod_ended: bool,
+    payload: Payload,
+}
+
+#[derive(Debug)]
+enum Payload {
+    Stream(StreamPayload),
+    Datagrams(DatagramPayload),
+}
+
+/// What a look at the pod has found.
+enum Taken {
+    /// Nothing for now, or no credit to send it with.
+    Nothing,
+    /// So many bytes, which may be none where they are a datagram.
+    Payload(usize),
+    /// The pod's end.
+    End,
 }
 
 /// Why a connection is over.
@@ -58,12 +78,12 @@ pub(crate) enum End {
     Violation(Violation),
     /// No datagram has passed for too long.
     Idle,
-    /// The relay ends.
+    /// The relay is stopping.
     Stopping,
 }
 
 impl End {
-    /// What the host is told with RESET, if anything.
+    /// What the RESET to the host says, if it gets one.
     pub(crate) fn words(&self) -> Option<(i32, String)> {
         Some(match self {
             Self::Finished | Self::HostGone => return None,
@@ -80,12 +100,26 @@ impl End {
 }
 
 impl Moving {
-    pub(crate) fn new(pod: Side) -> Self {
-        Self { link: Link::new(), pod, to_pod: Leftover::default(), pod_failed: None, pod_ended: false }
+    /// A connection that carries a byte stream.
+    pub(crate) fn stream(pod: Side) -> Self {
+        Self { link: Link::new(), pod, payload: Payload::Stream(StreamPayload::default()) }
+    }
+
+    /// A connection that carries datagrams.
+    pub(crate) fn datagrams(pod: Side) -> Self {
+        Self { link: Link::of_datagrams(), pod, payload: Payload::Datagrams(DatagramPayload::default()) }
     }
 
     pub(crate) fn pod(&mut self) -> &mut Side {
         &mut self.pod
+    }
+
+    /// Whether a datagram has passed since the last call; always false for a stream.
+    pub(crate) fn take_passed(&mut self) -> bool {
+        match &mut self.payload {
+            Payload::Stream(_) => false,
+            Payload::Datagrams(datagrams) => datagrams.take_passed(),
+        }
     }
 
     /// Moves what can be moved; whether more could be.
@@ -96,9 +130,13 @@ impl Moving {
         scratch: &mut [u8],
     ) -> Result<bool, End> {
         to_host.flush(host).map_err(|_| End::HostGone)?;
-        self.flush_pod();
+        if let Payload::Stream(stream) = &mut self.payload {
+            stream.flush_pod(&mut self.link, &mut self.pod);
+        }
         let mut more = true;
         for _ in 0..ROUNDS {
+            // The host is always read, so that credit and PING behind DATA are found; the pod only while the host takes
+            // everything, so that at most one frame waits for it.
             let down = self.move_down(host, scratch)?;
             let up = to_host.is_empty() && self.move_up(host, to_host, scratch)?;
             more = down || up;
@@ -115,79 +153,30 @@ impl Moving {
 
     /// One read of the host, on to the pod; whether there was anything.
     fn move_down(&mut self, host: &mut Side, scratch: &mut [u8]) -> Result<bool, End> {
-        let mut lead = [0; MAX_LEAD];
-        let scatter = self.link.scatter(scratch.len());
-        let (front, back) = scratch.split_at_mut(scatter.payload);
-        let mut parts =
-            [IoSliceMut::new(front), IoSliceMut::new(&mut lead[..scatter.lead]), IoSliceMut::new(back)];
-        let len = match host.readv(&mut parts) {
-            Ok(None) => return Ok(false),
-            Ok(Some(0)) | Err(_) => return Err(End::HostGone),
-            Ok(Some(len)) => len,
+        let (link, pod) = (&mut self.link, &mut self.pod);
+        let moved = match &mut self.payload {
+            Payload::Stream(stream) => stream.move_down(link, host, pod, scratch)?,
+            Payload::Datagrams(datagrams) => datagrams.move_down(link, host, pod, scratch)?,
         };
-        let payload = self.link.receive(scratch, &lead, scatter, len).map_err(End::Violation)?;
-        if self.link.is_over() {
-            return Err(End::HostGone);
-        }
-        self.give_pod(&scratch[..payload]);
-        Ok(true)
+        if link.is_over() { Err(End::HostGone) } else { Ok(moved) }
     }
 
-    fn give_pod(&mut self, payload: &[u8]) {
-        if self.pod_failed.is_some() {
-            self.link.handed_on(payload.len());
-        } else if !payload.is_empty() {
-            match self.to_pod.send(&mut self.pod, payload) {
-                Ok(sent) => self.link.handed_on(sent),
-                Err(error) => {
-                    self.link.handed_on(payload.len());
-                    self.fail_pod(error);
-                }
-            }
-        }
-        self.end_pod();
-    }
-
-    fn flush_pod(&mut self) {
-        match self.to_pod.flush(&mut self.pod) {
-            Ok(sent) => self.link.handed_on(sent),
-            Err(error) => self.fail_pod(error),
-        }
-        self.end_pod();
-    }
-
-    /// The pod takes nothing more: what it should have had is dropped.
-    fn fail_pod(&mut self, error: Errno) {
-        self.pod_failed = Some(error);
-        self.link.handed_on(self.to_pod.len());
-        self.to_pod = Leftover::default();
-    }
-
-    /// Hands the host's end on, once all before it is.
-    fn end_pod(&mut self) {
-        if self.link.has_end_to_hand_on() && self.to_pod.is_empty() {
-            if self.pod_failed.is_none()
-                && let Err(error) = rustix::net::shutdown(self.pod.fd(), Shutdown::Write)
-            {
-                self.pod_failed = Some(error);
-            }
-            self.link.handed_on_end();
-        }
-    }
-
-    /// One read of the pod, on to the host; whether there was anything. Only with credit, and only while the
-    /// host takes all.
+    /// One read of the pod, on to the host; whether there was anything.
     fn move_up(&mut self, host: &mut Side, to_host: &mut Leftover, scratch: &mut [u8]) -> Result<bool, End> {
-        let most = self.link.sendable().min(READ);
-        if self.pod_ended || most == 0 {
-            return Ok(false);
-        }
-        let len = match self.pod.read(&mut scratch[BEFORE..BEFORE + most]) {
-            Ok(None) => return Ok(false),
-            Ok(Some(0)) => return self.pod_has_ended(),
-            Ok(Some(len)) => len,
-            Err(error) => return Err(End::Pod(error)),
+        let room = &mut scratch[BEFORE..];
+        let taken = match &mut self.payload {
+            Payload::Stream(stream) => stream.take_from_pod(&self.link, &mut self.pod, room)?,
+            Payload::Datagrams(datagrams) => datagrams.take_from_pod(&self.link, &mut self.pod, room)?,
         };
+        let len = match taken {
+            Taken::Nothing => return Ok(false),
+            Taken::End => {
+                self.link.finish();
+                return Ok(true);
+            }
+            Taken::Payload(len) => len,
+        };
+        // Control frames and the header go right before the payload, so that one write takes all of it.
         let control = self.link.control(true);
         self.link.begin(len);
         self.link.sent(len);
@@ -196,15 +185,6 @@ impl Moving {
         scratch[from..header_at].copy_from_slice(&control);
         scratch[header_at..BEFORE].copy_from_slice(&frame::header(Kind::Data, len));
         to_host.send(host, &scratch[from..BEFORE + len]).map_err(|_| End::HostGone)?;
-        Ok(true)
-    }
-
-    fn pod_has_ended(&mut self) -> Result<bool, End> {
-        if let Some(error) = self.pod_failed {
-            return Err(End::Pod(error));
-        }
-        self.pod_ended = true;
-        self.link.finish();
         Ok(true)
     }
 
@@ -218,7 +198,7 @@ impl Moving {
     }
 }
 
-/// Closes with a RST, which tells a peer that this was no orderly end.
+/// Closes with a RST, which tells a peer that this was no orderly end. Means nothing to datagrams.
 fn reset(pod: OwnedFd) {
     // Where this fails, the peer sees a FIN.
     let _ = sockopt::set_socket_linger(&pod, Some(std::time::Duration::ZERO));
