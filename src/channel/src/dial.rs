@@ -23,7 +23,7 @@ use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
 use crate::open::{Kind, Network, Open, Opened};
 use crate::permit::Permit;
-use crate::way::Way;
+use crate::relay_address::RelayAddress;
 
 pub use error::{DialError, DialErrorKind};
 pub use ports::Ports;
@@ -50,15 +50,15 @@ const LOOK_UPS: usize = 20;
 
 /// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
-/// Takes at most the request's time limit and three seconds for the way, with up to five tries while no relay has
+/// Takes at most the request's time limit and three seconds for the relay, with up to five tries while no relay has
 /// accepted the connection: a pod is dialled once at most. May be dropped at any time: a hybrid
 /// handshake that has begun is then finished in the background, since a device may die of its being cut off.
 /// Must be called within a tokio runtime.
 ///
 /// # Errors
 /// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
-pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, DialError> {
-    let reached = reach(way.into(), open).await?;
+pub async fn dial<'a>(relay: impl Into<RelayAddress<'a>>, open: Open) -> Result<Channel, DialError> {
+    let reached = reach(relay.into(), open).await?;
     Ok(Channel::new(reached.descriptor, reached.permit))
 }
 
@@ -66,8 +66,11 @@ pub async fn dial<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Channel, Di
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<Datagrams, DialError> {
-    let reached = reach(way.into(), open).await?;
+pub async fn dial_datagrams<'a>(
+    relay: impl Into<RelayAddress<'a>>,
+    open: Open,
+) -> Result<Datagrams, DialError> {
+    let reached = reach(relay.into(), open).await?;
     Ok(Datagrams::new(reached.descriptor, reached.permit))
 }
 
@@ -75,12 +78,12 @@ pub async fn dial_datagrams<'a>(way: impl Into<Way<'a>>, open: Open) -> Result<D
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn ports<'a>(way: impl Into<Way<'a>>, container: &str) -> Result<Ports, DialError> {
-    let (way, mut ports) = (way.into(), Ports::default());
+pub async fn ports<'a>(relay: impl Into<RelayAddress<'a>>, container: &str) -> Result<Ports, DialError> {
+    let (relay, mut ports) = (relay.into(), Ports::default());
     for _ in 0..LOOK_UPS {
         let had = ports.listening.len();
         let open = Open::listening(ports.last(), LOOK_UP).in_container(container);
-        let answer = reach(way, open).await?.opened;
+        let answer = reach(relay, open).await?.opened;
         ports.add(answer.listening.iter().filter_map(ports::from_message));
         if !answer.is_cut || ports.is_cut {
             return Ok(ports);
@@ -101,23 +104,23 @@ struct Reached {
 }
 
 /// Tries until the relay has served the request, or has begun to.
-async fn reach(way: Way<'_>, open: Open) -> Result<Reached, DialError> {
+async fn reach(relay: RelayAddress<'_>, open: Open) -> Result<Reached, DialError> {
     let deadline = Instant::now() + open.timeout() + WAY;
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
-        match try_to_reach(way, &open, deadline).await {
+        match try_to_reach(relay, &open, deadline).await {
             Err(Failure::NotServed(_)) => sleep(pause).await,
             reached => return Ok(reached?),
         }
         pause *= 2;
     }
-    Ok(try_to_reach(way, &open, deadline).await?)
+    Ok(try_to_reach(relay, &open, deadline).await?)
 }
 
-async fn try_to_reach(way: Way<'_>, open: &Open, deadline: Instant) -> Result<Reached, Failure> {
-    let endpoint = way.endpoint;
+async fn try_to_reach(relay: RelayAddress<'_>, open: &Open, deadline: Instant) -> Result<Reached, Failure> {
+    let endpoint = relay.endpoint;
     let (descriptor, permit) = connect(endpoint, deadline).await?;
-    let asking = proof::ask_with_proof(&descriptor, way, open);
+    let asking = proof::ask_with_proof(&descriptor, relay, open);
     let opened = within(deadline, endpoint, "the relay's answer", asking).await?;
     match opened.kind() {
         Kind::Connected if opened.kind == Kind::Connected as i32 => {

@@ -25,7 +25,7 @@ mod endpoint;
 #[cfg(feature = "tokio")]
 mod permit;
 #[cfg(feature = "tokio")]
-mod way;
+mod relay_address;
 
 pub use link::Link;
 pub use open::{Network, Open, Opened};
@@ -37,5 +37,5 @@ pub use crate::{
     datagrams::Datagrams,
     dial::{DialError, DialErrorKind, Ports, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
-    way::Way,
+    relay_address::RelayAddress,
 };

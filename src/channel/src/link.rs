@@ -17,14 +17,14 @@
 //! connection for good once 256 KiB are outstanding one way, and to them a header is a byte like any other; and Linux
 //! since 6.12.92 resets a vsock connection in which more than 454 packets wait, whatever their size.
 
-mod datagrams;
 mod parser;
+mod violation;
 
 use std::ops::Range;
 
 use crate::frame::{self, HEADER_LEN, Kind, MAX_DATA};
-pub use datagrams::Piece;
 use parser::{Frame, Item, Parser};
+pub use violation::{Reset, Violation};
 
 /// The credit of a direction, in bytes of DATA frames: three of the largest. Never more are outstanding.
 ///
@@ -107,41 +107,6 @@ enum Pinging {
     Sent,
 }
 
-/// What the peer said when it reset the connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reset {
-    /// The error, by Linux' numbers; 0 where there is none.
-    pub errno: i32,
-    /// One sentence, or nothing.
-    pub text: String,
-}
-
-/// How the peer broke the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// No such type.
-    #[error("a frame of the unknown type {0}")]
-    UnknownFrame(u8),
-    /// A length that the type does not allow.
-    #[error("a {kind:?} frame of {len} bytes")]
-    Length {
-        /// The frame's type.
-        kind: Kind,
-        /// What its header announced.
-        len: usize,
-    },
-    /// A frame that has no place here: OPEN and OPENED after the opening, DATA or a second FIN after the FIN, an
-    /// acknowledgement of nothing.
-    #[error("a {0:?} frame where it has no place")]
-    OutOfPlace(Kind),
-    /// DATA beyond the credit given.
-    #[error("{0} bytes more than it had credit for")]
-    BeyondCredit(u32),
-    /// Credit beyond the window.
-    #[error("{0} bytes of credit more than the window has")]
-    CreditBeyondWindow(u32),
-}
-
 /// How the next read is best scattered, so that payload lands where it is wanted without being moved: `payload`
 /// bytes of room, then `lead` bytes for the header behind them, then the rest of the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +119,17 @@ pub struct Scatter {
 
 /// The most that [`Scatter::lead`] may be: what is left of a CREDIT, and a header.
 pub const MAX_LEAD: usize = 2 * HEADER_LEN;
+
+/// What comes first among some bytes of a link of datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes that are no payload.
+    pub skip: usize,
+    /// Bytes of payload behind those.
+    pub payload: usize,
+    /// Whether a datagram ends with them.
+    pub ends: bool,
+}
 
 impl Default for Link {
     fn default() -> Self {
@@ -180,6 +156,11 @@ impl Link {
         }
     }
 
+    /// A link of datagrams on which OPENED has just gone by.
+    pub fn of_datagrams() -> Self {
+        Self { is_of_datagrams: true, ..Self::new() }
+    }
+
     // What is the case.
 
     /// How many bytes of payload the next DATA frame may have; 0 when none may be begun now.
@@ -189,6 +170,12 @@ impl Link {
             return 0;
         }
         (self.credit as usize - HEADER_LEN).min(MAX_DATA)
+    }
+
+    /// Whether the next datagram may be sent now, whatever its size. Credit for the largest comes back for certain:
+    /// less than half of the window stays with a receiver that has handed everything on.
+    pub fn takes_datagram(&self) -> bool {
+        self.sendable() == MAX_DATA
     }
 
     /// Payload that is missing from the DATA frame that was begun. Nothing else may be sent before it.
@@ -315,6 +302,32 @@ impl Link {
             at += used;
         }
         Ok((at, 0))
+    }
+
+    /// Takes bytes from the peer, up to the end of the first piece of payload among them.
+    ///
+    /// # Errors
+    /// The peer's violation. The connection is then to be reset.
+    pub fn receive_datagram(&mut self, input: &[u8]) -> Result<Piece, Violation> {
+        let mut skip = 0;
+        while skip < input.len() && !self.over {
+            let (used, item) = self.parser.next(&input[skip..])?;
+            match item {
+                Item::Payload => {
+                    return Ok(Piece { skip, payload: used, ends: self.parser.payload_left() == 0 });
+                }
+                Item::Frame(frame) => {
+                    skip += used;
+                    let is_empty = frame == Frame::Data(0);
+                    self.apply(frame)?;
+                    if is_empty {
+                        return Ok(Piece { skip, payload: 0, ends: true });
+                    }
+                }
+                Item::Part => skip += used,
+            }
+        }
+        Ok(Piece { skip: input.len(), payload: 0, ends: false })
     }
 
     fn apply(&mut self, frame: Frame) -> Result<(), Violation> {
@@ -466,5 +479,7 @@ impl std::ops::Deref for Control {
     }
 }
 
+#[cfg(test)]
+mod datagram_tests;
 #[cfg(test)]
 mod tests;

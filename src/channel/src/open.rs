@@ -98,7 +98,7 @@ impl Opened {
     }
 
     /// The same with the relay's nonce.
-    pub fn with_nonce(self, nonce: crate::token::Nonce) -> Self {
+    pub fn with_nonce(self, nonce: &[u8]) -> Self {
         Self { nonce: nonce.to_vec(), ..self }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use channel::{Token, Way};
+use channel::{RelayAddress, Token};
 use gangplank_podnet::{Destination, Network};
 
 use crate::datagrams::{Datagrams, FramedDatagrams};
@@ -61,13 +61,14 @@ pub(crate) async fn reach(
         return from_host(sockets, path, &target.name, request, in_pod).await;
     }
     let endpoint = target.relay().await?;
-    let attempt = tokio::time::timeout(total, by_relay(target.way(&endpoint), request, in_pod)).await;
+    let attempt =
+        tokio::time::timeout(total, by_relay(target.relay_address(&endpoint), request, in_pod)).await;
     attempt.unwrap_or_else(|_| Err(silent(&endpoint, total)))
 }
 
 impl PodTarget {
-    pub(crate) fn way<'a>(&'a self, endpoint: &'a channel::Endpoint) -> Way<'a> {
-        Way { endpoint, token: self.token.as_ref() }
+    pub(crate) fn relay_address<'a>(&'a self, endpoint: &'a channel::Endpoint) -> RelayAddress<'a> {
+        RelayAddress { endpoint, token: self.token.as_ref() }
     }
 
     /// The endpoint of the pod's relay.
@@ -140,36 +141,40 @@ fn not_by(pod: &str, network: Network) -> String {
     format!("network {network}: pod {pod:?} has no relay, so only tcp and udp reach it")
 }
 
-async fn by_relay(way: Way<'_>, request: &Request, limit: Duration) -> Result<PodConn, PodDialError> {
+async fn by_relay(
+    relay: RelayAddress<'_>,
+    request: &Request,
+    limit: Duration,
+) -> Result<PodConn, PodDialError> {
     let Request { container, destination } = request;
     let address = destination.address();
     let open = match destination {
         Destination::Udp(_) => {
             let open = channel::Open::udp(address, limit).in_container(container);
-            let datagrams = channel::dial_datagrams(way, open).await?;
-            return Ok(PodConn::datagrams(FramedDatagrams::new(Datagrams::Relay(datagrams))));
+            let datagrams = channel::dial_datagrams(relay, open).await?;
+            return Ok(PodConn::datagrams(FramedDatagrams::new(Datagrams::Relay(Box::new(datagrams)))));
         }
         Destination::Unix(_) => channel::Open::unix(address, limit),
         _ => channel::Open::tcp(address, limit),
     };
-    Ok(PodConn::channel(channel::dial(way, open.in_container(container)).await?))
+    Ok(PodConn::channel(channel::dial(relay, open.in_container(container)).await?))
 }
 
 /// Whether a pod's namespace exists, or its relay answers.
 pub(crate) async fn probe(target: &PodTarget, limit: Duration) -> Result<(), PodDialError> {
     match target.endpoint {
         PodEndpoint::Netns(_) => Ok(()),
-        _ => probe_relay(target.way(&target.relay().await?), limit).await,
+        _ => probe_relay(target.relay_address(&target.relay().await?), limit).await,
     }
 }
 
 /// Sends a request that every relay refuses after it has read it: a peer that refuses in this way is a relay that speaks
 /// our version.
-async fn probe_relay(way: Way<'_>, limit: Duration) -> Result<(), PodDialError> {
-    let endpoint = way.endpoint;
+async fn probe_relay(relay: RelayAddress<'_>, limit: Duration) -> Result<(), PodDialError> {
+    let endpoint = relay.endpoint;
     let mut open = channel::Open::tcp("", limit);
     open.network = channel::Network::Unspecified.into();
-    match tokio::time::timeout(limit, channel::dial(way, open)).await {
+    match tokio::time::timeout(limit, channel::dial(relay, open)).await {
         Ok(Err(error)) if error.kind == channel::DialErrorKind::BadEndpoint => Ok(()),
         Ok(Err(error)) => Err(error.into()),
         Ok(Ok(_)) => {

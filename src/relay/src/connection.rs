@@ -288,7 +288,7 @@ impl Connection {
                 Ok(nonce) => {
                     (*opening, *challenge) = (Opening::default(), Some(Box::new(nonce)));
                     let text = "this relay asks for proof of a token: configure it at the host";
-                    let opened = Opened::failed(Kind::Proof, 0, text).with_nonce(nonce);
+                    let opened = Opened::failed(Kind::Proof, 0, text).with_nonce(&nonce);
                     self.send_opening(&opened);
                     return false;
                 }

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use channel::open::{Kind, Opens};
-use channel::{DialError, DialErrorKind, Open, Token, Way, dial, ports};
+use channel::{DialError, DialErrorKind, Open, RelayAddress, Token, dial, ports};
 use common::*;
 use relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +25,7 @@ fn asking() -> Guest {
 async fn try_dial(guest: &Guest, token: Option<&Token>, port: u16) -> Result<channel::Channel, DialError> {
     let endpoint = guest.endpoint();
     let open = Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10));
-    soon(dial(Way { endpoint: &endpoint, token }, open)).await
+    soon(dial(RelayAddress { endpoint: &endpoint, token }, open)).await
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn with_the_token_all_is_as_without_one() {
     let error = try_dial(&guest, Some(&ours), unused_port().await).await.unwrap_err();
     assert_eq!(error.kind, DialErrorKind::Refused, "{error}");
     let endpoint = guest.endpoint();
-    let listening = ports(Way { endpoint: &endpoint, token: Some(&ours) }, "").await.unwrap();
+    let listening = ports(RelayAddress { endpoint: &endpoint, token: Some(&ours) }, "").await.unwrap();
     assert!(listening.listening.iter().any(|at| at.address.port() == port));
 }
 
@@ -92,7 +92,7 @@ async fn a_proof_that_was_overheard_proves_nothing() {
     });
     let endpoint = channel::Endpoint::Unix { path };
     let open = Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10));
-    let _channel = soon(dial(Way { endpoint: &endpoint, token: Some(&ours) }, open)).await.unwrap();
+    let _channel = soon(dial(RelayAddress { endpoint: &endpoint, token: Some(&ours) }, open)).await.unwrap();
     let said = soon(overhearing).await.unwrap();
 
     let mut thief = UnixStream::connect(guest.path()).await.unwrap();

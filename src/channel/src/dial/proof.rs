@@ -5,19 +5,19 @@ use super::error::{DialError, DialErrorKind, Failure};
 use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
 use crate::open::{Kind, Open, Opened};
+use crate::relay_address::RelayAddress;
 use crate::token::{self, NONCE_LEN, Token};
-use crate::way::Way;
 
 /// Gives the relay's answer to the request, never one that asks for proof.
 pub(super) async fn ask_with_proof(
     descriptor: &Descriptor,
-    way: Way<'_>,
+    relay: RelayAddress<'_>,
     open: &Open,
 ) -> Result<Opened, Failure> {
-    let endpoint = way.endpoint;
+    let endpoint = relay.endpoint;
     let opened = ask(descriptor, endpoint, open).await?;
     let asks = opened.kind == Kind::Proof as i32;
-    match way.token {
+    match relay.token {
         Some(token) if asks => Ok(prove(descriptor, endpoint, token, open, &opened).await?),
         // What it says of versions must be heard, whatever it is.
         Some(_) if opened.kind != Kind::Version as i32 => {

@@ -1,6 +1,6 @@
 //! Cuts a stream of bytes into frames. Knows their form, not their order.
 
-use super::{Reset, Violation};
+use super::violation::{Reset, Violation};
 use crate::frame::{self, CREDIT_LEN, ERRNO_LEN, HEADER_LEN, Kind};
 
 /// Where in the stream the next byte is.
