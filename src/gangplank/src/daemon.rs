@@ -7,6 +7,7 @@ pub(crate) mod dial;
 mod jsonrpc;
 mod kube_api;
 pub(crate) mod logs;
+mod lost_pods;
 mod metrics;
 pub(crate) mod pods;
 mod runtime;
@@ -128,6 +129,8 @@ async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketA
 pub(crate) async fn serve(file: &Path) -> Result<(), DaemonError> {
     let config = Config::load(file)?;
     logs::start(&config.log);
+    // Every socket gets its mode before it is bound, and the umask must not change that.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let mut signals = Signals::catch()?;
     let mut daemon = Daemon::start(&config).await?;
     let signal = tokio::select! {

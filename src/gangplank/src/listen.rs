@@ -1,11 +1,11 @@
 //! Listening: Unix sockets whose files come and go with their owner, TCP ports, and accepting on either.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -70,7 +70,7 @@ impl UnixSocket {
         remove_stale(path)?;
         let unix = |source| ListenError::Unix { path: path.into(), source };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(unix)?;
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unix)?;
         }
         let listener = bind(path, mode).map_err(unix)?;
         let file = SocketFile::of(path).map_err(unix)?;
@@ -127,10 +127,10 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = stream_socket()?;
-    // The mode of the socket becomes that of its file (less the umask): so the file is never open to more.
+    // The file gets the mode of its socket, less the umask, which `serve` has cleared. A chmod by path could be led to
+    // another file.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
     rustix::net::listen(&socket, BACKLOG)?;
     UnixListener::from_std(StdUnixListener::from(socket))
 }
@@ -221,6 +221,8 @@ fn of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use std::sync::Mutex;
 
     use super::*;
@@ -245,6 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_has_its_mode_and_goes_with_its_owner() {
+        rustix::process::umask(Mode::empty()); // as `serve` does
         let folder = folder();
         let path = folder.path().join("made/for/it.sock");
         let socket = UnixSocket::bind(&path, 0o660).unwrap();

@@ -13,7 +13,7 @@ use gangplank_dial::Request;
 use prometheus_client::metrics::counter::Counter;
 use streaming::{DialError, DialErrorKind};
 
-use crate::daemon::dial::LostPods;
+use crate::daemon::lost_pods::LostPods;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::pods::Pod;
 

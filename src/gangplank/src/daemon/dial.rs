@@ -1,6 +1,7 @@
 //! Dialling into all pods of the registry: where a pod is now, what the daemon's rules allow, and the records of what
 //! came of it.
 
+mod announcements;
 mod conn;
 mod listening_instead;
 mod lost;
@@ -16,7 +17,6 @@ use streaming::{Dial, DialError, DialErrorKind, Target};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::conn::MeteredConn;
-pub(crate) use self::lost::LostPods;
 use crate::daemon::connections::{Accounts, Caller};
 use crate::daemon::pods::{Obstacle, Pod, Registry, Route};
 use crate::daemon::runtime::{Runtime, network_namespace};
