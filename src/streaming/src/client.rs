@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::dial::Connection;
-use crate::session::{Order, client};
+use crate::session::Order;
+use crate::session::spdy::client;
 
 /// Time for the server to take the connection and to answer the upgrade.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

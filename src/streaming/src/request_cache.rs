@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::session::websocket::Encoding;
+use crate::session::channels::Encoding;
 
 /// Random bytes of a token: 128 bits can't be guessed within a token's life.
 const TOKEN_BYTES: usize = 16;

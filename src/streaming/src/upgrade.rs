@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::session::websocket::Encoding;
+use crate::session::channels::Encoding;
 
 /// The protocol inside SPDY.
 const PORT_FORWARD: &str = "portforward.k8s.io";

@@ -59,10 +59,10 @@ pub(super) struct StallMark {
     pub(super) sent: u64,
 }
 
-pub(super) struct Forward<C> {
+/// `I` is what the framing calls it.
+pub(super) struct Forward<C, I> {
     pub(super) port: u16,
-    pub(super) error: u32,
-    pub(super) data: u32,
+    pub(super) id: I,
     pub(super) phase: Phase<C>,
     /// Bytes from the stream that the connection has not taken.
     backlog: Backlog,
@@ -81,11 +81,10 @@ pub(super) struct Forward<C> {
     waker: Waker,
 }
 
-impl<C: Connection> Forward<C> {
+impl<C: Connection, I> Forward<C, I> {
     pub(super) fn new(
         port: u16,
-        error: u32,
-        data: u32,
+        id: I,
         phase: Phase<C>,
         index: usize,
         ready: &Arc<Ready>,
@@ -94,8 +93,7 @@ impl<C: Connection> Forward<C> {
         let slot = Slot::new(index, ready);
         Self {
             port,
-            error,
-            data,
+            id,
             phase,
             backlog: Backlog::default(),
             up: Up::Open,
@@ -134,10 +132,11 @@ impl<C: Connection> Forward<C> {
         matches!(self.up, Up::Over | Up::Broken)
     }
 
-    /// Hands bytes from the stream to the connection and keeps what it does not take.
-    pub(super) fn push(&mut self, mut slices: &mut [IoSlice<'_>]) {
+    /// Hands bytes from the client to the connection and keeps what it does not take. False if this direction has
+    /// ended, so that nothing will take them: then they are dropped.
+    pub(super) fn push(&mut self, mut slices: &mut [IoSlice<'_>]) -> bool {
         if self.up != Up::Open {
-            return; // after a failed write there is nobody to take them
+            return false;
         }
         if self.is_clear()
             && let Phase::Open(conn) = &mut self.phase
@@ -150,7 +149,10 @@ impl<C: Connection> Forward<C> {
                         self.counters.sent(n as u64);
                         IoSlice::advance_slices(&mut slices, n);
                     }
-                    Poll::Ready(_) => return self.break_up(),
+                    Poll::Ready(_) => {
+                        self.break_up();
+                        return false;
+                    }
                     Poll::Pending => break,
                 }
             }
@@ -158,6 +160,7 @@ impl<C: Connection> Forward<C> {
         for slice in slices.iter() {
             self.backlog.push(slice);
         }
+        true
     }
 
     /// The stream's FIN has come.

@@ -1,45 +1,43 @@
-//! A port-forward session over SPDY: one task that owns the client's socket and all its connections.
+//! A port-forward session: one task that owns the client's socket and all its connections.
 //!
 //! ```text
-//!   Running ──── something in `Ended` ────► Closing ──── client closed, or 1 s ────► over
-//!      └── the client's socket broke or ended ──────────────────────────────────────►
+//!   Running ──── something in `Ended` ────► Closing ──── both sides closed, or the limit ────► over
+//!      └── the client's socket broke or ended ────────────────────────────────────────────────►
 //! ```
 //!
-//! `core::Core` moves bytes, the same at both ends; a [`Side`] decides what streams mean: `server::ServerSide`
-//! pairs them and dials, `client::ClientSide` opens them for connections that it is given. Channel WebSockets have
-//! no streams: `websocket` is a session of its own, made of the same parts.
+//! [`Session`] runs an [`Engine`], which is the same for every client, over a [`Framing`], which is what the
+//! client speaks: `spdy` has streams that are opened at any time, and serves both ends; `channels` has the
+//! numbered channels of a WebSocket, one connection for each port of the request.
 
 mod backlog;
-mod batch;
-pub(crate) mod client;
-mod core;
+pub(crate) mod channels;
+mod engine;
 mod forward;
-mod pairing;
+mod framing;
+mod read_buffer;
 mod ready;
-mod scratch;
 pub(crate) mod server;
+pub(crate) mod spdy;
 mod stall;
-pub(crate) mod websocket;
-mod wire;
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use spdy::Headers;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite;
 
-use self::core::Core;
-pub(crate) use self::wire::ClientSocket;
-use self::wire::Wire;
+use self::engine::Engine;
+use self::forward::{Forward, Phase};
+use self::framing::{EngineOf, Framing};
+use self::read_buffer::ReadBuffer;
+pub(crate) use self::spdy::wire::ClientSocket;
 use crate::config::Limits;
-use crate::dial::{Connection, DialError};
 use crate::stats::Counters;
 
 /// How often limits are compared while one of them may pass, at most; shorter limits are compared more often.
@@ -58,7 +56,7 @@ pub(crate) enum Ended {
     /// The client's connection failed.
     ClientBroke(io::Error),
     /// The client broke the protocol.
-    Protocol(spdy::Error),
+    Protocol(::spdy::Error),
     /// The client broke the WebSocket protocol, or sent a message that is too long.
     WebSocket(Box<tungstenite::Error>),
     /// All ports of a channel WebSocket have ended: nothing can move any more.
@@ -111,45 +109,6 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What the streams of a session mean.
-trait Side<C: Connection>: Sized + Send + Unpin {
-    /// Our error streams get a FIN when their connection ends.
-    const ENDS_ERROR_STREAM: bool;
-    /// A connection that ended first waits only a limited time for the peer's end.
-    const LINGERS: bool;
-
-    /// The peer opened a stream.
-    fn on_opened<W: ClientSocket>(&mut self, core: &mut Core<W, C>, id: u32, headers: &Headers);
-    /// The peer reset a stream that waited for its partner.
-    fn on_gone(&mut self, _id: u32) {}
-    /// The peer reset a stream that it had not answered.
-    fn on_refused(&mut self, _port: u16) {}
-    /// The peer wrote to a connection's error stream: what has come of the text at once, in pieces.
-    fn on_error_text(&mut self, _port: u16, _text: &[IoSlice<'_>]) {}
-    /// A dial failed; the forward must be taken out.
-    fn on_dial_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, error: DialError);
-    /// A connection failed; the forward must be taken out.
-    fn on_conn_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, error: io::Error);
-    /// A connection held up its session; the forward must be taken out.
-    fn on_stuck<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize);
-    /// Does what does not come from the peer. Whether anything was done.
-    fn poll<W: ClientSocket>(
-        &mut self,
-        _core: &mut Core<W, C>,
-        _cx: &mut Context<'_>,
-    ) -> Result<bool, Ended> {
-        Ok(false)
-    }
-    /// Compares its own times with their limits.
-    fn on_tick<W: ClientSocket>(&mut self, _core: &mut Core<W, C>) {}
-    /// Something of its own may pass its limit soon.
-    fn wants_ticks(&self) -> bool {
-        false
-    }
-    /// The session ends now; last words to the peer.
-    fn on_end<W: ClientSocket>(&mut self, _core: &mut Core<W, C>, _why: &Ended) {}
-}
-
 /// Ends a session from outside.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -177,27 +136,21 @@ impl Orders {
 }
 
 /// A session, to be awaited. Dropping it ends everything in it.
-struct Session<W, C, S> {
-    core: Core<W, C>,
-    side: S,
+struct Session<F: Framing> {
+    engine: EngineOf<F>,
+    framing: F,
     orders: Orders,
     closing: Option<Ended>,
     timer: Pin<Box<Sleep>>,
     tick: Duration,
 }
 
-impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
-    fn new(
-        wire: Wire<W>,
-        spdy: spdy::Connection,
-        side: S,
-        limits: Arc<Limits>,
-        counters: Arc<Counters>,
-    ) -> Self {
-        let core = Core::new(wire, spdy, limits, counters);
-        let tick = tick_for(&core.limits);
-        let timer = Box::pin(sleep_until(core.quiet_until()));
-        Self { core, side, orders: Orders(None), closing: None, timer, tick }
+impl<F: Framing> Session<F> {
+    fn new(framing: F, limits: Arc<Limits>, counters: Arc<Counters>) -> Self {
+        let engine = Engine::new(limits, counters);
+        let tick = tick_for(&engine.limits);
+        let timer = Box::pin(sleep_until(engine.quiet_until()));
+        Self { engine, framing, orders: Orders(None), closing: None, timer, tick }
     }
 
     /// Lets the session run to its end, and says why it ended.
@@ -208,45 +161,149 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
 
     /// Goes on until nothing can move any more.
     fn poll_running(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        self.core.register(cx);
-        self.core.now = Instant::now();
+        self.engine.register(cx);
+        self.engine.now = Instant::now();
         self.orders.poll(cx)?;
         if self.is_due() {
             self.on_timer()?;
         }
         loop {
-            let mut moved = self.core.recv(&mut self.side, cx)?;
-            moved |= self.side.poll(&mut self.core, cx)?;
-            moved |= self.core.serve(&mut self.side, cx)?;
-            moved |= self.core.flush(cx)?;
+            let mut moved = self.recv(cx)?;
+            moved |= self.framing.poll(&mut self.engine, cx)?;
+            moved |= self.serve(cx)?;
+            moved |= self.flush(cx)?;
             if !moved && !self.poll_timer(cx)? {
-                self.core.say_held();
+                self.engine.report_held();
                 return Ok(());
             }
         }
     }
+}
 
+/// Bytes.
+impl<F: Framing> Session<F> {
+    /// Reads the client once, unless pods or the client itself must take something first. Whether anything came.
+    fn recv(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        if !self.engine.may_recv() || !self.framing.wants_input() {
+            return Ok(false);
+        }
+        self.framing.recv(&mut self.engine, cx)
+    }
+
+    /// Looks at every forward that is ready, once, in the order in which they became so. Whether any was.
+    fn serve(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut turn = self.engine.begin_turn();
+        let any = !turn.is_empty();
+        for index in turn.drain(..) {
+            if self.connect(index) {
+                self.engine.drive_up(index);
+                self.pull_down(cx, index)?;
+                self.framing.remove_if_done(&mut self.engine, index);
+            }
+        }
+        self.engine.end_turn(turn);
+        Ok(any)
+    }
+
+    /// Takes the result of a dial, if one was under way. False if the forward has gone.
+    fn connect(&mut self, index: usize) -> bool {
+        let Some(forward) = self.engine.forward_mut(index) else { return false };
+        // Before anything is polled: a wake from now on queues the forward again.
+        forward.slot.taken();
+        match forward.poll_dial() {
+            Poll::Pending => {}
+            Poll::Ready(Ok(conn)) => {
+                forward.phase = Phase::Open(conn);
+                self.framing.on_dialled(&forward.id);
+                self.engine.counters.dialled();
+            }
+            Poll::Ready(Err(e)) => {
+                self.framing.on_dial_failed(&mut self.engine, index, e);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// One chunk from a pod to the client.
+    fn pull_down(&mut self, cx: &mut Context<'_>, index: usize) -> Result<(), Ended> {
+        if !self.engine.may_read_pod(index, self.framing.is_blocked()) {
+            return Ok(());
+        }
+        let mut buf = ReadBuffer::take();
+        match self.engine.read_pod(index, &mut buf) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(0)) => {
+                if let Some(forward) = self.engine.forward_mut(index) {
+                    self.framing.on_pod_end(forward);
+                }
+                self.engine.end_down(index, self.framing.lingers());
+            }
+            Poll::Ready(Ok(n)) => {
+                let Some(forward) = self.engine.forward(index) else { return Ok(()) };
+                self.framing.send(cx, index, &forward.id, &buf[..n], self.engine.now)?;
+                self.engine.adapt_chunk(self.framing.is_blocked());
+            }
+            Poll::Ready(Err(e)) => self.framing.on_conn_failed(&mut self.engine, index, e),
+        }
+        Ok(())
+    }
+
+    /// Sends what waits. Whether that made room.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let was_blocked = self.framing.is_blocked();
+        self.framing.flush(cx, self.engine.now)?;
+        if self.framing.is_blocked() {
+            return Ok(false);
+        }
+        self.engine.unpark();
+        Ok(was_blocked)
+    }
+}
+
+/// Times.
+impl<F: Framing> Session<F> {
     /// Compares the limits if it is time to. Whether it was: then things may have changed.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
-        let ticks = self.core.wants_ticks() || self.side.wants_ticks();
-        let next = if ticks { self.core.now + self.tick } else { self.core.quiet_until() };
-        let next = self.core.patience_until().map_or(next, |until| until.min(next));
+        let ticks = self.engine.wants_ticks()
+            || self.framing.is_blocked()
+            || !self.framing.wants_input()
+            || self.framing.wants_ticks();
+        let next = if ticks { self.engine.now + self.tick } else { self.engine.quiet_until() };
+        let next = self.engine.read_pause().map_or(next, |until| until.min(next));
         if self.timer.deadline() > next {
             self.timer.as_mut().reset(next);
         }
         if self.timer.as_mut().poll(cx).is_pending() {
             return Ok(false);
         }
-        self.core.now = Instant::now();
+        self.engine.now = Instant::now();
         self.on_timer()?;
         Ok(true)
     }
 
     fn on_timer(&mut self) -> Result<(), Ended> {
-        self.core.on_tick(&mut self.side)?;
-        self.side.on_tick(&mut self.core);
-        let next = self.core.quiet_until().max(self.core.now + self.tick);
+        self.compare_limits()?;
+        let next = self.engine.quiet_until().max(self.engine.now + self.tick);
         self.timer.as_mut().reset(next);
+        Ok(())
+    }
+
+    fn compare_limits(&mut self) -> Result<(), Ended> {
+        let blocked_since = self.framing.blocked_since(self.engine.now);
+        let limit = self.engine.limits.write_stall_timeout;
+        if blocked_since.is_some_and(|since| self.engine.age(since) >= limit) {
+            return Err(Ended::WriteStalled);
+        }
+        let is_paused = self.engine.is_spent() || !self.framing.wants_input();
+        self.engine.check_quiet(is_paused)?;
+        for index in self.engine.overdue() {
+            self.framing.abort(&mut self.engine, index);
+        }
+        for index in self.engine.stuck() {
+            self.framing.on_stuck(&mut self.engine, index);
+        }
+        self.framing.on_tick(&mut self.engine);
         Ok(())
     }
 
@@ -254,23 +311,78 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Session<W, C, S> {
     fn is_due(&self) -> bool {
         Instant::now() >= self.timer.deadline()
     }
+}
 
+/// The end.
+impl<F: Framing> Session<F> {
+    /// Says the last words. Gives the reason back if nothing is left to wait for.
     fn begin_close(&mut self, why: Ended) -> Option<Ended> {
-        if why.is_polite() {
-            self.side.on_end(&mut self.core, &why);
+        let (polite, delivers) = (why.is_polite(), self.framing.delivers_after(&why));
+        if polite {
+            self.framing.on_end(&mut self.engine, &why);
         }
-        self.core.abort_all();
-        if !why.is_polite() {
+        if delivers {
+            self.finish_all();
+        } else {
+            self.abort_all();
+        }
+        if polite {
+            self.framing.queue_end(&why);
+        }
+        if !polite && !delivers {
             return Some(why);
         }
-        self.core.spdy.go_away();
-        self.timer.as_mut().reset(Instant::now() + CLOSE_LIMIT);
+        let limit = if delivers { self.engine.limits.linger } else { CLOSE_LIMIT };
+        self.timer.as_mut().reset(Instant::now() + limit);
         self.closing = Some(why);
         None
     }
+
+    /// The client has said everything: its pods get that, and then their end.
+    fn finish_all(&mut self) {
+        for index in self.engine.indices() {
+            match self.engine.forward(index) {
+                Some(forward) if forward.is_open() || !forward.is_clear() => self.engine.finish(index),
+                _ => drop(self.framing.remove(&mut self.engine, index)),
+            }
+        }
+    }
+
+    /// Moves what pods still get. Ready when there is nothing left.
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.engine.register(cx);
+        let mut turn = self.engine.begin_turn();
+        for index in turn.drain(..) {
+            if self.connect(index) {
+                self.engine.drive_up(index);
+                if self.engine.forward(index).is_some_and(Forward::up_is_over) {
+                    self.framing.remove(&mut self.engine, index);
+                }
+            }
+        }
+        self.engine.end_turn(turn);
+        if self.engine.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.engine.now = Instant::now();
+        // Both are polled every time, since either may be what the session waits for.
+        let is_over = self.framing.poll_close(cx).is_ready() & self.poll_deliver(cx).is_ready();
+        if !is_over && !self.is_due() && self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.abort_all();
+        Poll::Ready(self.closing.take().unwrap_or(Ended::ClientClosed))
+    }
+
+    fn abort_all(&mut self) {
+        for index in self.engine.indices() {
+            self.framing.abort(&mut self.engine, index);
+        }
+    }
 }
 
-impl<W: ClientSocket, C: Connection, S: Side<C>> Future for Session<W, C, S> {
+impl<F: Framing> Future for Session<F> {
     type Output = Ended;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -281,13 +393,7 @@ impl<W: ClientSocket, C: Connection, S: Side<C>> Future for Session<W, C, S> {
                 return Poll::Ready(why);
             }
         }
-        if !this.is_due()
-            && this.core.poll_close(cx).is_pending()
-            && this.timer.as_mut().poll(cx).is_pending()
-        {
-            return Poll::Pending;
-        }
-        Poll::Ready(this.closing.take().unwrap_or(Ended::ClientClosed))
+        this.poll_closing(cx)
     }
 }
 
@@ -306,116 +412,4 @@ fn tick_for(limits: &Limits) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use bytes::Bytes;
-    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-    use tokio::task::coop::poll_proceed;
-    use tokio::time::timeout;
-
-    use super::server::ServerSession;
-    use super::*;
-    use crate::{Dial, ErrorStyle, Target};
-
-    const LONG: Duration = Duration::from_secs(20);
-
-    struct Nowhere;
-
-    impl Dial for Nowhere {
-        type Conn = DuplexStream;
-
-        async fn dial(&self, _: Target) -> Result<DuplexStream, DialError> {
-            std::future::pending().await
-        }
-    }
-
-    /// A client that sends a few frames and then, for ever and as fast as it is read, data for no stream. Like a
-    /// socket of tokio's it gives way to other tasks when its budget is spent.
-    struct Endless {
-        first: Vec<u8>,
-        heard: Arc<Mutex<Vec<u8>>>,
-    }
-
-    impl AsyncRead for Endless {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            std::task::ready!(poll_proceed(cx)).made_progress();
-            let n = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first.drain(..n).collect::<Vec<_>>());
-            let empty_frame = [0, 0, 0, 99, 0, 0, 0, 0];
-            while buf.remaining() >= empty_frame.len() {
-                buf.put_slice(&empty_frame);
-            }
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for Endless {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            self.heard.lock().unwrap().extend_from_slice(buf);
-            Poll::Ready(Ok(buf.len()))
-        }
-
-        fn poll_write_vectored(
-            self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            slices: &[IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            self.poll_write(cx, slices.iter().find(|s| !s.is_empty()).map_or(&[], |s| s))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl ClientSocket for Endless {}
-
-    fn session(pair_timeout: Duration) -> ServerSession<Nowhere> {
-        ServerSession {
-            dial: Arc::new(Nowhere),
-            sandbox: "sandbox0123".into(),
-            errors: ErrorStyle::Reset,
-            limits: Arc::new(Limits { pair_timeout, ..Limits::default() }),
-            stats: Arc::default(),
-            client: None,
-            counters: Arc::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_never_stops_can_be_left() {
-        let client = Endless { first: Vec::new(), heard: Arc::default() };
-        let (orders, receiver) = oneshot::channel();
-        orders.send(Order::Drain).unwrap();
-        let run = session(LONG).run(client, Bytes::new(), receiver);
-        let (ended, ..) = timeout(LONG, tokio::spawn(run)).await.expect("it goes on").unwrap();
-        assert!(matches!(ended, Ended::Drained));
-    }
-
-    #[tokio::test]
-    async fn limits_are_compared_however_busy_the_session_is() {
-        let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
-        spdy.open(&[("streamtype", "data"), ("port", "80"), ("requestid", "0")], false).unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let client = Endless { first: spdy.output().to_vec(), heard: heard.clone() };
-        let (_orders, receiver) = oneshot::channel();
-        let run = tokio::spawn(session(Duration::from_millis(200)).run(client, Bytes::new(), receiver));
-        let gives_up = async {
-            while heard.lock().unwrap().is_empty() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(LONG, gives_up).await.expect("the lone stream is left open");
-        assert_eq!(heard.lock().unwrap()[..4], [0x80, 3, 0, 3]);
-        run.abort();
-    }
-}
+mod tests;

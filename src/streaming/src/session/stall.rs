@@ -12,8 +12,8 @@ const STALL_PROGRESS: u64 = 64 << 10;
 
 /// The forwards that must go. While the budget is spent, every one that holds at least an equal share of the
 /// `held` bytes must move.
-pub(super) fn stuck<C: Connection>(
-    forwards: &mut Slab<Forward<C>>,
+pub(super) fn stuck<C: Connection, I>(
+    forwards: &mut Slab<Forward<C, I>>,
     held: usize,
     spent: bool,
     now: Instant,

@@ -4,17 +4,17 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use ::spdy::{Headers, Status};
 use bytes::Bytes;
-use spdy::{Headers, Status};
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::Core;
-use super::forward::Phase;
-use super::wire::Wire;
-use super::{ClientSocket, Ended, Order, Session, Side};
+use super::wire::{ClientSocket, Wire};
+use super::{Forwards, SpdyFraming, StreamHandler, StreamIds, Streams};
 use crate::client::ClientEvent;
 use crate::config::Limits;
 use crate::dial::{Connection, DialError};
+use crate::session::forward::Phase;
+use crate::session::{Ended, Order, Session};
 
 /// Longest text of an error stream that is kept.
 const MAX_TEXT: usize = 4 << 10;
@@ -30,10 +30,10 @@ pub(crate) async fn run<W: ClientSocket, C: Connection>(
     events: mpsc::Sender<ClientEvent>,
     orders: oneshot::Receiver<Order>,
 ) -> Ended {
-    let spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let spdy = ::spdy::Connection::new(::spdy::Role::Client, ::spdy::Config::default());
     let side = ClientSide { incoming, events, requests: 0 };
-    let wire = Wire::new(socket, early);
-    Session::new(wire, spdy, side, Arc::new(Limits::default()), Arc::default()).run(orders).await
+    let framing = SpdyFraming::new(Wire::new(socket, early), spdy, side);
+    Session::new(framing, Arc::new(Limits::default()), Arc::default()).run(orders).await
 }
 
 struct ClientSide<C> {
@@ -47,24 +47,25 @@ impl<C: Connection> ClientSide<C> {
         let _ = self.events.try_send(event); // that nobody listens is no reason to stop
     }
 
-    fn open<W: ClientSocket>(&mut self, core: &mut Core<W, C>, port: u16, conn: C) -> Option<()> {
+    fn open(&mut self, streams: &mut Streams, forwards: &mut Forwards<C>, port: u16, conn: C) -> Option<()> {
         let (port_text, request) = (port.to_string(), self.requests.to_string());
         self.requests += 1;
         let headers = |kind| [("streamtype", kind), ("port", &*port_text), ("requestid", &*request)];
-        let error = core.spdy.open(&headers("error"), false)?;
-        core.spdy.finish(error).ok()?;
-        let data = core.spdy.open(&headers("data"), false)?;
-        core.insert(port, error, data, Phase::Offered(conn));
+        let error = streams.spdy.open(&headers("error"), false)?;
+        streams.spdy.finish(error).ok()?;
+        let data = streams.spdy.open(&headers("data"), false)?;
+        streams.insert(forwards, port, StreamIds { error, data }, Phase::Offered(conn));
         Some(())
     }
 }
 
-impl<C: Connection> Side<C> for ClientSide<C> {
+impl<C: Connection> StreamHandler for ClientSide<C> {
+    type Conn = C;
     const ENDS_ERROR_STREAM: bool = false;
     const LINGERS: bool = false;
 
-    fn on_opened<W: ClientSocket>(&mut self, core: &mut Core<W, C>, id: u32, _: &Headers) {
-        core.spdy.reset(id, Status::RefusedStream);
+    fn on_opened(&mut self, streams: &mut Streams, _: &mut Forwards<C>, id: u32, _: &Headers) {
+        streams.spdy.reset(id, Status::RefusedStream);
     }
 
     fn on_refused(&mut self, port: u16) {
@@ -76,23 +77,40 @@ impl<C: Connection> Side<C> for ClientSide<C> {
         self.tell(ClientEvent::Failed { port, text: String::from_utf8_lossy(&text).into_owned() });
     }
 
-    fn on_conn_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, _: io::Error) {
-        core.abort(index);
+    fn on_conn_failed(
+        &mut self,
+        streams: &mut Streams,
+        forwards: &mut Forwards<C>,
+        index: usize,
+        _: io::Error,
+    ) {
+        streams.abort(forwards, index);
     }
 
-    fn on_dial_failed<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize, _: DialError) {
-        core.abort(index);
+    fn on_dial_failed(
+        &mut self,
+        streams: &mut Streams,
+        forwards: &mut Forwards<C>,
+        index: usize,
+        _: DialError,
+    ) {
+        streams.abort(forwards, index);
     }
 
-    fn on_stuck<W: ClientSocket>(&mut self, core: &mut Core<W, C>, index: usize) {
-        core.abort(index);
+    fn on_stuck(&mut self, streams: &mut Streams, forwards: &mut Forwards<C>, index: usize) {
+        streams.abort(forwards, index);
     }
 
-    fn poll<W: ClientSocket>(&mut self, core: &mut Core<W, C>, cx: &mut Context<'_>) -> Result<bool, Ended> {
+    fn poll(
+        &mut self,
+        streams: &mut Streams,
+        forwards: &mut Forwards<C>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Ended> {
         match self.incoming.poll_recv(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(None) => Err(Ended::Drained),
-            Poll::Ready(Some((port, conn))) => match self.open(core, port, conn) {
+            Poll::Ready(Some((port, conn))) => match self.open(streams, forwards, port, conn) {
                 Some(()) => Ok(true),
                 None => Err(Ended::Told("stream ids have run out".into())),
             },

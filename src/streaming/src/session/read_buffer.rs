@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 
 /// Size of a buffer: four frames of the largest size that we send. Larger ones gained nothing measurable and
 /// leave the second-level cache.
-pub(super) const SCRATCH: usize = 256 << 10;
+pub(super) const READ_BUFFER: usize = 256 << 10;
 
 /// Buffers that a thread keeps: one to read the client and one to read a connection.
 const KEPT: usize = 2;
@@ -18,16 +18,16 @@ thread_local! {
 }
 
 /// A buffer on loan.
-pub(super) struct Scratch(Box<[u8]>);
+pub(super) struct ReadBuffer(Box<[u8]>);
 
-impl Scratch {
+impl ReadBuffer {
     pub(super) fn take() -> Self {
         let pooled = POOL.with_borrow_mut(Vec::pop);
-        Self(pooled.unwrap_or_else(|| vec![0; SCRATCH].into_boxed_slice()))
+        Self(pooled.unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice()))
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ReadBuffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
         // The thread may be ending: then the buffer is simply freed.
@@ -40,14 +40,14 @@ impl Drop for Scratch {
     }
 }
 
-impl Deref for Scratch {
+impl Deref for ReadBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl DerefMut for Scratch {
+impl DerefMut for ReadBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

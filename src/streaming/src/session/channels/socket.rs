@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::metered::Metered;
 use crate::session::Ended;
-use crate::session::scratch::Scratch;
+use crate::session::read_buffer::ReadBuffer;
 
 /// Buffers of the WebSocket; its defaults would cost 290 KiB a session.
 const BUFFER: usize = 16 << 10;
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     fn poll_skip(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut buf = Scratch::take();
+        let mut buf = ReadBuffer::take();
         loop {
             let mut buf = ReadBuf::new(&mut buf);
             let read = ready!(Pin::new(self.socket.get_mut()).poll_read(cx, &mut buf));
