@@ -1,4 +1,4 @@
-//! A little of core/v1: pods and namespaces, as far as kubectl reads them for `get` and `port-forward`.
+//! A little of core/v1: the fields of pods and namespaces that kubectl reads for `get` and `port-forward`.
 
 use serde::Serialize;
 
@@ -7,18 +7,18 @@ use crate::meta_v1::ObjectMeta;
 /// The body of a `Pod`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pod {
-    /// Its names.
+    /// Its names and labels.
     pub metadata: ObjectMeta,
-    /// What was asked for.
+    /// The desired state.
     pub spec: PodSpec,
-    /// What there is.
+    /// The actual state.
     pub status: PodStatus,
 }
 
-/// What was asked for.
+/// The desired state of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodSpec {
-    /// Its containers. kubectl expects at least one, and looks here for the names of ports.
+    /// Its containers. kubectl expects at least one, and resolves the names of ports here.
     pub containers: Vec<Container>,
 }
 
@@ -29,11 +29,11 @@ pub struct Container {
     pub name: String,
 }
 
-/// What there is.
+/// The actual state of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
-    /// `Running` or `Pending`. kubectl forwards to running pods only.
+    /// `Running` or `Pending`. kubectl only forwards to running pods.
     pub phase: &'static str,
     /// Its conditions.
     pub conditions: Vec<PodCondition>,
@@ -56,11 +56,11 @@ pub struct PodCondition {
 pub struct Namespace {
     /// Its name.
     pub metadata: ObjectMeta,
-    /// What there is.
+    /// The actual state.
     pub status: NamespaceStatus,
 }
 
-/// What there is of a namespace.
+/// The actual state of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamespaceStatus {
     /// `Active`.

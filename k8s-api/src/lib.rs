@@ -1,6 +1,6 @@
-//! The slice of Kubernetes' APIs that gangplank speaks: CRI v1 messages and a little core/v1.
+//! The parts of the Kubernetes APIs that gangplank speaks: CRI v1 messages and a little of core/v1.
 //!
-//! Types and names only; no I/O and no behaviour.
+//! Types and names only, without I/O or behaviour.
 
 pub mod core_v1;
 pub mod cri;

@@ -1,33 +1,34 @@
-//! A little of meta/v1: what every object carries, the answer that is an error, tables, discovery.
+//! A little of meta/v1: object metadata, errors, tables and discovery.
 //!
-//! Written only, never read, so the types serialize and `kind` and `apiVersion` are constants.
+//! gangplank writes these types and never reads them, so they only serialize, and `kind` and `apiVersion` are
+//! constants.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What every object carries.
+/// The metadata of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectMeta {
     /// The object's name.
     pub name: String,
-    /// Its namespace; empty for objects that have none.
+    /// Its namespace; empty for objects without one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     /// Its uid.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
-    /// Its version, for watches. Any constant does where nothing can be watched.
+    /// Its version, for watches. Nothing can be watched here, so any constant will do.
     pub resource_version: String,
-    /// When it was made, as RFC 3339 in UTC with whole seconds.
+    /// When it was created, as RFC 3339 in UTC with whole seconds.
     pub creation_timestamp: String,
     /// Its labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a list carries.
+/// The metadata of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListMeta {
@@ -35,26 +36,26 @@ pub struct ListMeta {
     pub resource_version: String,
 }
 
-/// An object or a list together with its kind.
+/// An object or a list with its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Typed<T> {
-    /// What it is: `Pod`, `PodList`, `Status`, …
+    /// The kind: `Pod`, `PodList`, `Status`, …
     pub kind: &'static str,
     /// The group and version that define it, `v1` for the core group.
     pub api_version: &'static str,
-    /// The rest of it.
+    /// The other fields.
     #[serde(flatten)]
     pub body: T,
 }
 
 impl<T> Typed<T> {
-    /// Something of the core group, or one of the kinds that every group has as `v1`.
+    /// An object of the core group, or of a kind such as `Status` that is `v1` in every group.
     pub fn v1(kind: &'static str, body: T) -> Self {
         Self { kind, api_version: "v1", body }
     }
 
-    /// Something of the group meta.k8s.io.
+    /// An object of the group meta.k8s.io.
     pub fn meta(kind: &'static str, body: T) -> Self {
         Self { kind, api_version: "meta.k8s.io/v1", body }
     }
@@ -63,16 +64,16 @@ impl<T> Typed<T> {
 /// The body of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct List<T> {
-    /// The list's own data.
+    /// The list's metadata.
     pub metadata: ListMeta,
-    /// What is in it.
+    /// The items.
     pub items: Vec<T>,
 }
 
-/// The body of a `Status`: an answer that is an error.
+/// The body of a `Status`: an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// Empty, but clients want the field.
+    /// Empty, but clients expect the field.
     pub metadata: BTreeMap<String, String>,
     /// `Failure`.
     pub status: &'static str,
@@ -80,7 +81,7 @@ pub struct Status {
     pub message: String,
     /// The word in the brackets of `Error from server (NotFound)`.
     pub reason: &'static str,
-    /// What it is about.
+    /// The object that the error is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<StatusDetails>,
     /// The HTTP status.
@@ -88,63 +89,63 @@ pub struct Status {
 }
 
 impl Status {
-    /// An error of this kind, as the body of an answer with the HTTP status `code`.
+    /// An error for this reason, as the body of a response with the HTTP status `code`.
     pub fn failure(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { metadata: BTreeMap::new(), status: "Failure", message, reason, details: None, code }
     }
 }
 
-/// What a `Status` is about.
+/// The object that a `Status` is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusDetails {
     /// The object's name.
     pub name: String,
-    /// The resource, plural: `pods`.
+    /// The plural name of the resource: `pods`.
     pub kind: &'static str,
 }
 
-/// The body of a `Table`: how kubectl wants lists that it prints.
+/// The body of a `Table`: the form in which kubectl requests lists to print.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Table {
-    /// The list's own data.
+    /// The list's metadata.
     pub metadata: ListMeta,
     /// The columns.
     pub column_definitions: Vec<Column>,
-    /// One row for each object.
+    /// One row per object.
     pub rows: Vec<Row>,
 }
 
 /// A column of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Column {
-    /// The heading, in any case.
+    /// The heading; kubectl prints it in capitals.
     pub name: &'static str,
     /// `string`, `integer`, …
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// What the value stands for: `name` or nothing.
+    /// What the value means: `name`, or empty.
     pub format: &'static str,
-    /// A sentence about it.
+    /// A sentence about the column.
     pub description: &'static str,
-    /// 0 is always shown, 1 with `-o wide`.
+    /// 0: always shown. 1: shown with `-o wide`.
     pub priority: i32,
 }
 
 /// A row of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// One value for each column.
+    /// One value per column.
     pub cells: Vec<String>,
-    /// Whose row it is; kubectl takes names and labels from here.
+    /// The object of this row; kubectl takes its names and labels from here.
     pub object: Typed<PartialObjectMetadata>,
 }
 
 /// The body of a `PartialObjectMetadata`: an object without its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartialObjectMetadata {
-    /// All there is.
+    /// Its metadata.
     pub metadata: ObjectMeta,
 }
 
@@ -154,19 +155,19 @@ pub struct PartialObjectMetadata {
 pub struct ApiVersions {
     /// `v1`.
     pub versions: Vec<&'static str>,
-    /// Where else the server can be reached: nowhere, but clients want the field.
+    /// Other addresses of the server. Empty, but clients expect the field.
     #[serde(rename = "serverAddressByClientCIDRs")]
     pub server_address_by_client_cidrs: Vec<()>,
 }
 
-/// The body of an `APIGroupList`: the groups beside the core group.
+/// The body of an `APIGroupList`: the groups other than the core group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiGroupList {
-    /// There are none.
+    /// Always empty.
     pub groups: Vec<()>,
 }
 
-/// The body of an `APIResourceList`: what a group serves.
+/// The body of an `APIResourceList`: the resources of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiResourceList {
@@ -180,22 +181,22 @@ pub struct ApiResourceList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiResource {
-    /// Its plural name, with its subresource: `pods/portforward`.
+    /// Its plural name, with the subresource if it is one: `pods/portforward`.
     pub name: &'static str,
     /// Its singular name; empty for subresources.
     pub singular_name: &'static str,
-    /// Whether it lives in namespaces.
+    /// Whether its objects belong to a namespace.
     pub namespaced: bool,
     /// The kind of its objects.
     pub kind: &'static str,
-    /// What can be done with it.
+    /// The operations it supports.
     pub verbs: &'static [&'static str],
-    /// Its short names on the command line.
+    /// Its short names for the command line.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub short_names: &'static [&'static str],
 }
 
-/// The answer at `/version`.
+/// The response at `/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionInfo {
@@ -203,9 +204,9 @@ pub struct VersionInfo {
     pub major: &'static str,
     /// Its minor version.
     pub minor: &'static str,
-    /// The server's version, a semantic version with a leading v.
+    /// The server's version: a semantic version after the letter v.
     pub git_version: String,
-    /// Who built it; not known here, but clients want the fields.
+    /// How the server was built: mostly unknown here, but clients expect the fields.
     pub git_commit: &'static str,
     /// As above.
     pub git_tree_state: &'static str,

@@ -1,4 +1,4 @@
-//! The checked-in messages are those that `proto/cri.proto` describes.
+//! The checked-in messages match `proto/cri.proto`.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::{env, fs};
 const WRITE: &str = "UPDATE_GENERATED";
 
 #[test]
-fn cri_messages_are_those_of_the_proto_file() {
+fn cri_messages_match_the_proto_file() {
     let checked_in = root().join("k8s-api/src/generated/runtime.v1.rs");
     let generated = generate();
     if env::var_os(WRITE).is_some() {
