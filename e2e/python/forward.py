@@ -1,6 +1,6 @@
-"""Forwards ports of a pod with the official client, and prints a word for each thing that went as it should.
+"""Forwards ports of a pod with the official client and prints a line for each check that passes.
 
-Arguments: a kubeconfig, the pod, the ports of an echo service and of a web page, a port where nothing listens.
+Arguments: a kubeconfig, the pod, the ports of an echo service and a web page, and a closed port.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def connect(forwarded, port):
 
 
 def echo(connection, sent):
-    """Sends and receives at once; what came back."""
+    """Sends and receives at the same time, and returns what came back."""
     writer = threading.Thread(target=connection.sendall, args=(sent,))
     writer.start()
     back = bytearray()
@@ -41,7 +41,7 @@ def echo(connection, sent):
 
 
 def fetch(connection):
-    """The page, told by its text: a socket has no end of its own while another port of the session is open."""
+    """Waits for the text of the page: the socket does not end while another port of the session is open."""
     connection.sendall(b"GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
     page = b""
     while b"This page was served from inside the pod" not in page:

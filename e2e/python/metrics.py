@@ -1,5 +1,5 @@
-"""metrics.py PAGE...: reads pages of metrics, taken one after the other, by Prometheus' own parser, and ends with
-status 1 if any sample of any metric on them is the same on all: then no test has moved it."""
+"""metrics.py PAGE...: parses metrics pages, taken one after another, with Prometheus' own parser. Exits with status 1
+if a metric has the same samples on every page, because then no test has changed it."""
 
 import sys
 
@@ -14,7 +14,7 @@ for number, page in enumerate(sys.argv[1:]):
             values.setdefault(labels, {})[number] = sample.value
 
 pages = range(len(sys.argv) - 1)
-# What is not on a page yet counts as 0 there.
+# A sample that is missing from a page counts as 0.
 moved = {
     name: any(len({at.get(page, 0) for page in pages}) > 1 for at in values.values()) for name, values in seen.items()
 }

@@ -11,9 +11,9 @@ import java.util.Arrays;
 import java.util.Random;
 
 /**
- * Forwards ports of a pod with fabric8's client, and prints a word for each thing that went as it should.
+ * Forwards ports of a pod with fabric8's client and prints a line for each check that passes.
  *
- * <p>Arguments: a kubeconfig, the pod, the ports of an echo service and of a web page, a port where nothing listens.
+ * <p>Arguments: a kubeconfig, the pod, the ports of an echo service and a web page, and a closed port.
  */
 class Fabric8 {
   static final int LENGTH = 8 << 20;
@@ -42,7 +42,7 @@ class Fabric8 {
     return new Socket(forward.getLocalAddress(), forward.getLocalPort());
   }
 
-  /** Sends and receives at once. */
+  /** Sends and receives at the same time. */
   static void echo(LocalPortForward forward) throws Exception {
     byte[] sent = new byte[LENGTH];
     new Random().nextBytes(sent);
@@ -51,7 +51,7 @@ class Fabric8 {
       writer.start();
       byte[] back = socket.getInputStream().readNBytes(LENGTH);
       writer.join();
-      check(Arrays.equals(sent, back), "other bytes came back, or fewer: " + back.length + forward.getServerThrowables());
+      check(Arrays.equals(sent, back), "different or fewer bytes came back: " + back.length + forward.getServerThrowables());
     }
     check(!forward.errorOccurred(), "errors: " + forward.getClientThrowables() + forward.getServerThrowables());
   }
@@ -68,10 +68,10 @@ class Fabric8 {
     write(socket, "GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n".getBytes(StandardCharsets.US_ASCII));
     InputStream answer = socket.getInputStream();
     String page = new String(answer.readAllBytes(), StandardCharsets.UTF_8);
-    check(page.contains("This page was served from inside the pod"), "another page: " + page);
+    check(page.contains("This page was served from inside the pod"), "unexpected page: " + page);
   }
 
-  /** The local connection ends; the text of the error channel is in the client's log. */
+  /** The local connection ends. The client only logs the text from the error channel. */
   static void refuse(LocalPortForward forward) throws IOException {
     try (Socket socket = connect(forward)) {
       check(socket.getInputStream().read() == -1, "the refused port sent something");

@@ -11,9 +11,9 @@ import java.util.List;
 import java.util.Random;
 
 /**
- * Forwards ports of a pod with the official Java client, and prints a word for each thing that went as it should.
+ * Forwards ports of a pod with the official Java client and prints a line for each check that passes.
  *
- * <p>Arguments: a kubeconfig, the pod, the ports of an echo service and of a web page, a port where nothing listens.
+ * <p>Arguments: a kubeconfig, the pod, the ports of an echo service and a web page, and a closed port.
  */
 class Official {
   static final int LENGTH = 8 << 20;
@@ -34,7 +34,7 @@ class Official {
     System.exit(0);
   }
 
-  /** Sends and receives at once. */
+  /** Sends and receives at the same time. */
   static void echo(InputStream in, OutputStream out) throws Exception {
     byte[] sent = new byte[LENGTH];
     new Random().nextBytes(sent);
@@ -42,7 +42,7 @@ class Official {
     writer.start();
     byte[] back = in.readNBytes(LENGTH);
     writer.join();
-    check(Arrays.equals(sent, back), "other bytes came back, or fewer: " + back.length);
+    check(Arrays.equals(sent, back), "different or fewer bytes came back: " + back.length);
   }
 
   static void write(OutputStream out, byte[] bytes) {
@@ -54,7 +54,7 @@ class Official {
     }
   }
 
-  /** The page, told by its text: a stream has no end of its own while another port of the session is open. */
+  /** Waits for the text of the page: the stream does not end while another port of the session is open. */
   static void fetch(InputStream in, OutputStream out) throws IOException {
     write(out, "GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n".getBytes(StandardCharsets.US_ASCII));
     readUntil(in, "This page was served from inside the pod");

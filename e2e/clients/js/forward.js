@@ -1,6 +1,6 @@
-// Forwards ports of a pod with the official JavaScript client, and prints a word for each thing that went as it should.
+// Forwards ports of a pod with the official JavaScript client and prints a line for each check that passes.
 //
-// Arguments: a kubeconfig, the pod, the ports of an echo service and of a web page, a port where nothing listens.
+// Arguments: a kubeconfig, the pod, the ports of an echo service and a web page, and a closed port.
 
 import assert from "node:assert";
 import { createHash, randomBytes } from "node:crypto";
@@ -17,7 +17,7 @@ const config = new KubeConfig();
 config.loadFromFile(kubeconfig);
 const client = new PortForward(config);
 
-/** A local server as in the client's example: one WebSocket for each connection. What the error channel tells goes to `error`. */
+/** A local server as in the client's example, with one WebSocket per connection. The error channel goes to `error`. */
 async function forward(port, error) {
   const server = net.createServer({ pauseOnConnect: true }, async (socket) => {
     const webSocket = await client.portForward("default", pod, [Number(port)], socket, error, socket);

@@ -1,10 +1,10 @@
-// Command oci-spec prints the config.json with which containerd would run a pod's container: its default mounts,
-// capabilities and namespaces, without the limits, as its CRI plugin has it.
+// Command oci-spec prints the config.json with which containerd would run a container of a pod: with containerd's default
+// mounts, capabilities and namespaces and, as in its CRI plugin, without resource limits.
 //
 //	oci-spec HOSTNAME NETNS default|unconfined PROGRAM [ARGUMENT]...
 //
-// NETNS is the path of the network namespace, or empty for one of its own. The rest is the seccomp profile, and what
-// to run.
+// NETNS is the path of the network namespace, or empty for a new one. It is followed by the seccomp profile and the
+// program to run.
 package main
 
 import (
@@ -36,7 +36,7 @@ func main() {
 		options = append(options, seccomp.WithDefaultProfile())
 	case "unconfined":
 	default:
-		log.Fatalf("oci-spec: %s is no profile", profile)
+		log.Fatalf("oci-spec: unknown seccomp profile %s", profile)
 	}
 	ctx := namespaces.WithNamespace(context.Background(), "pod")
 	spec, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: hostname}, options...)

@@ -1,5 +1,5 @@
-// Command portdial is a CRI layer in Go that has no port-forward of its own: it serves PortForward with the streaming
-// server that containerd and CRI-O embed, and asks gangplank's pod.portDial for each connection.
+// Command portdial is a CRI runtime in Go without a dialler of its own: it serves PortForward with the streaming server
+// that containerd and CRI-O embed, and gets each connection from gangplank's pod.portDial.
 //
 //	portdial CRI-SOCKET GANGPLANK-RPC-SOCKET
 package main
@@ -23,7 +23,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
-// methodNotFound is JSON-RPC's code for what gangplank or the pod cannot do.
+// methodNotFound is the JSON-RPC code for a request that gangplank or the pod does not support.
 const methodNotFound = -32601
 
 func main() {
@@ -67,7 +67,7 @@ func freeLoopbackAddress() (string, error) {
 	return listener.Addr().String(), nil
 }
 
-// cri answers as much as crictl asks for a port-forward.
+// cri answers the calls that crictl makes for a port-forward.
 type cri struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	streams streaming.Server
@@ -117,13 +117,13 @@ func (p pods) PortForward(ctx context.Context, sandbox string, port int32, strea
 	defer conn.Close()
 	go func() {
 		io.Copy(conn, stream)
-		conn.CloseWrite() // the pod's answer still comes
+		conn.CloseWrite() // the pod's answer is still to come
 	}()
 	_, err = io.Copy(stream, fromPod)
 	return err
 }
 
-// dial gives the connection, and where to read from: what came with the answer is there first.
+// dial returns the connection and a reader for it, which also has the bytes that arrived together with the answer.
 func (p pods) dial(ctx context.Context, sandbox string, port int32) (*net.UnixConn, io.Reader, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", p.rpc)

@@ -1,10 +1,10 @@
-// Command reference-client is the Go client of the benchmarks: what kubectl and crictl do with a streaming URL, by the
-// same library.
+// Command reference-client is the Go client of the benchmarks. It uses a streaming URL as kubectl and crictl do, with
+// the same library.
 //
 //	reference-client URL PORT...
 //
 // opens one SPDY session at URL, listens on a free loopback port for each PORT of the pod, and prints one
-// line with those local ports in the order of the arguments. It ends with its standard input.
+// line with these local ports in the order of the arguments. It ends when its standard input ends.
 package main
 
 import (

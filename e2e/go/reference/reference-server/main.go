@@ -1,8 +1,8 @@
 // Command reference-server is the reference in the benchmarks: the CRI streaming server that containerd and CRI-O
-// embed, with a port-forward that behaves as containerd's does for a pod in the host's network.
+// embed, with a port-forward that works like containerd's for a pod in the host's network.
 //
-// It listens on a free loopback port and is driven over its standard input: every line read is answered by
-// one line on standard output, a fresh streaming URL. It ends with its standard input.
+// It listens on a free loopback port. For each line on its standard input it prints a new streaming URL. It ends when
+// its standard input ends.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
-// How long the second direction may still run once the first has ended, as in containerd.
+// How long the second direction may go on after the first has ended, as in containerd.
 const secondDirection = time.Second
 
 func main() {
@@ -51,8 +51,8 @@ func serve() error {
 	return <-failed
 }
 
-// The library tells the port it got only inside its URLs, and those are right only once it listens: so the
-// port is chosen beforehand, and watched.
+// The library reveals its port only in its URLs, and they are correct only once it listens. So the port is chosen
+// beforehand, and waitListening waits until it is open.
 func freeLoopbackAddress() (string, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -62,7 +62,7 @@ func freeLoopbackAddress() (string, error) {
 	return listener.Addr().String(), nil
 }
 
-// waitListening has no limit of its own: when the server fails to listen, the program ends.
+// waitListening needs no timeout: if the server fails to listen, the program ends.
 func waitListening(addr string) {
 	for {
 		conn, err := net.Dial("tcp4", addr)
@@ -74,7 +74,7 @@ func waitListening(addr string) {
 	}
 }
 
-// handOutURLs returns nil when the standard input ends.
+// handOutURLs answers each line with a URL until the standard input ends.
 func handOutURLs(server streaming.Server) error {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -87,10 +87,10 @@ func handOutURLs(server streaming.Server) error {
 	return lines.Err()
 }
 
-// pod is a pod in the host's network: its ports are those of this machine.
+// pod is a pod in the host's network, so its ports are those of this machine.
 type pod struct{}
 
-// PortForward dials and copies as containerd does: IPv4 first, two copies, no half-close, and everything cut
+// PortForward dials and copies as containerd does: IPv4 first, two copies, no half-close, and everything is cut off
 // one second after the first direction has ended.
 func (pod) PortForward(ctx context.Context, _ string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
