@@ -1,5 +1,5 @@
-# Everything there is to do here; `make help` lists it. Tools for the tests go to e2e/.cache, nothing is installed
-# but Debian packages (as root, or with sudo).
+# Every command of this repository; `make help` lists them. Tools for the tests go to e2e/.cache. Nothing else is
+# installed, apart from Debian packages (as root, or with sudo).
 
 CACHE := e2e/.cache
 BIN := $(CACHE)/bin
@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES := qemu-system-x86 busybox-static binutils xz-utils tmux git bind9-dnsutils dnsmasq-base
 NODE := $(addprefix $(CACHE)/,bin/kubelet bin/kube-apiserver bin/critest bin/kubectl-1.37 bin/vhost-device-vsock etcd containerd runc cni node-image.tar)
-# Runs what the recipe has built with network, mounts and processes of its own.
+# Runs a built program in its own network, mount and process namespaces.
 ALONE := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO) $(CURDIR)/e2e/node/alone"
 CLIENTS := $(addprefix $(BIN)/,crictl kubectl-1.37 kubectl-1.28 kubectl-1.20 portdial)
 GENERATIONS := $(addprefix $(BIN)/kubectl-1.,20 28 29 30 31 32 33 34 35 36 37)
@@ -26,62 +26,62 @@ FUZZ_SECONDS := 5
 .DELETE_ON_ERROR:
 
 help: ## This list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
-demo: daemon ## See it work, with a guest inside the same program
+demo: daemon ## See it work, with a guest inside the same process
 	target/release/gangplank demo
 
 demo-vm: daemon guest $(BIN)/vhost-device-vsock ## See it work, with a real QEMU guest
 	cargo build --release --locked -p gangplank-e2e --bin run-guest
 	target/release/gangplank demo --vm target/release/run-guest
 
-test: lint unit fuzz e2e e2e-commands e2e-guest relay-size vsock ## All that must pass
+test: lint unit fuzz e2e e2e-commands e2e-guest relay-size vsock ## Everything that must pass
 
-lint: $(BIN)/cargo-deny ## Format, clippy, documentation and dependencies, without a warning
+lint: $(BIN)/cargo-deny ## Format, clippy, documentation and dependencies; no warning is allowed
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	$< --locked check bans licenses sources
 
-advisories: $(BIN)/cargo-deny ## Known vulnerabilities of dependencies (from the network)
+advisories: $(BIN)/cargo-deny ## Known vulnerabilities in dependencies (downloads the advisory database)
 	$< --locked check advisories
 
 unit: ## Tests that need no other program
 	cargo test --locked --workspace --exclude gangplank-e2e
 	cargo test --locked -p gangplank-e2e --lib
 
-e2e: daemon static tools ## Real kubectl, crictl and library clients, direct and into a QEMU guest
+e2e: daemon static tools ## Real kubectl, crictl and library clients, to a local pod and into a QEMU guest
 	cargo test --release --locked -p gangplank-e2e --test forward --test libraries -- --test-threads 2
 
-e2e-commands: daemon static guest $(addprefix $(BIN)/,crictl portdial vhost-device-vsock) $(CACHE)/python ## The commands in a terminal, with real DNS and git, and a CRI layer in Go
+e2e-commands: daemon static guest $(addprefix $(BIN)/,crictl portdial vhost-device-vsock) $(CACHE)/python ## The commands in a terminal, with real DNS and git, and a CRI runtime in Go
 	cargo test --release --locked -p gangplank-e2e --test commands -- --test-threads 2
 
-fuzz: $(BIN)/cargo-fuzz ## Every fuzz target for a few seconds (FUZZ_SECONDS)
+fuzz: $(BIN)/cargo-fuzz ## Every fuzz target, FUZZ_SECONDS each (5 by default)
 	cd fuzz && for target in $(FUZZ_TARGETS); do mkdir -p corpus/$$target seeds/$$target && \
 	  $(CURDIR)/$< fuzz run -s none $$target corpus/$$target seeds/$$target -- \
 	  -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 
-e2e-generations: daemon static $(GENERATIONS) ## kubectl of every generation (each takes three CPU minutes to build)
+e2e-generations: daemon static $(GENERATIONS) ## kubectl 1.20 and 1.28 to 1.37 (each takes three CPU minutes to build)
 	cargo test --release --locked -p gangplank-e2e --test generations -- --test-threads 2
 
-e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, gangplank, containerd and QEMU (as root)
+e2e-node: node $(LIBRARIES) ## The whole chain: clients, API server, kubelets, gangplank, containerd and QEMU (needs root)
 	$(ALONE) cargo test --release --locked -p gangplank-e2e --test node -- --test-threads 1
 
-run-node: node ## The same chain to try things on: prints its kubeconfig and a shell command, and runs until Ctrl-C
+run-node: node ## The same cluster to try things out: prints its kubeconfig and a shell command, runs until Ctrl-C
 	$(ALONE) cargo run --release --locked -p gangplank-e2e --bin run-node
 
-e2e-guest: daemon static tools $(GUEST_NEWER)/initrd.img $(CACHE)/runc $(BIN)/oci-spec ## Channel, relay and a real QEMU guest: transfers, deaths, pauses, containers
+e2e-guest: daemon static tools $(GUEST_NEWER)/initrd.img $(CACHE)/runc $(BIN)/oci-spec ## Channel and relay with real QEMU guests: transfers, crashes, pauses, containers
 	cargo test --release --locked -p gangplank-e2e --test guest -- --test-threads 2
 
-bench: daemon relay guest $(BIN)/vhost-device-vsock ## Figures beside the reference server and a plain relay
+bench: daemon relay guest $(BIN)/vhost-device-vsock ## Performance, compared with the reference server and a plain TCP relay
 	e2e/bench/run
 
-relay: ## The guest's relay, one static file
+relay: ## The relay for the guest, one static file
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile relay --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-relay
 	@ls -l $(RELAY)
 
-relay-arm64: ## The same for arm64 (Debian's cross compiler links it, QEMU runs it once)
+relay-arm64: ## The same for arm64 (linked with Debian's cross compiler, run once in QEMU)
 	@command -v aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null || { \
 	  $(APT) update && $(APT) install --no-install-recommends -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; }
 	rustup target add aarch64-unknown-linux-gnu
@@ -90,9 +90,9 @@ relay-arm64: ## The same for arm64 (Debian's cross compiler links it, QEMU runs 
 	qemu-aarch64-static $(RELAY_ARM64) --version
 	@ls -l $(RELAY_ARM64)
 
-# The standard library is built along, without what unwinds and explains a panic, which is half of the program: that
-# takes options that are not stable yet, so this is for rustc 1.95. A panic ends the program without a word.
-relay-musl: ## The smallest relay, linked with musl (x86-64; builds Rust's standard library)
+# This also builds the standard library, without unwinding and panic messages, which would be half of the program. The
+# options for that are not stable yet, so this needs rustc 1.95. A panic ends the program without a message.
+relay-musl: ## The smallest relay, linked with musl (x86-64; also builds the standard library)
 	rustup target add x86_64-unknown-linux-musl
 	rustup component add rust-src
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zunstable-options -Cpanic=immediate-abort" cargo build --profile relay --locked \
@@ -100,23 +100,23 @@ relay-musl: ## The smallest relay, linked with musl (x86-64; builds Rust's stand
 	  --target-dir target/musl --target x86_64-unknown-linux-musl -p gangplank-relay
 	src/relay/tests/check-size $(RELAY_MUSL) musl
 
-relay-size: relay ## What the relay takes of a guest is what is promised
+relay-size: relay ## Check that the relay stays within its promised size and memory
 	src/relay/tests/check-size $(RELAY)
 
-vsock: packages $(CACHE)/linux $(CACHE)/linux-newer ## Channel and relay over AF_VSOCK, in one QEMU guest
+vsock: packages $(CACHE)/linux $(CACHE)/linux-newer ## Channel and relay over AF_VSOCK, inside one QEMU guest
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-e2e-guest --bin vsock
 	e2e/guest/check-vsock $(CACHE)/linux $(STATIC)/vsock
 	e2e/guest/check-vsock $(CACHE)/linux-newer $(STATIC)/vsock
 
-e2e-nested: guest ## AF_VSOCK with the kernel's own vhost: a guest in a guest, saved, restored and killed (minutes)
+e2e-nested: guest ## AF_VSOCK with the kernel's vhost: a guest in a guest, saved, restored and killed (takes minutes)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu -p gangplank-e2e-guest --bin nested
 	e2e/guest/check-nested $(CACHE)/linux $(GUEST) $(STATIC)/nested
 
-tools: $(CLIENTS) $(LIBRARIES) $(BIN)/vhost-device-vsock guest ## The clients, the vsock device and the guest for the tests
+tools: $(CLIENTS) $(LIBRARIES) $(BIN)/vhost-device-vsock guest ## Build the clients, the vsock device and the guest for the tests
 
-clean: ## Remove all that was built
+clean: ## Remove everything that was built
 	rm -rf target $(CACHE)
 
 # ---- parts ----
@@ -124,12 +124,12 @@ clean: ## Remove all that was built
 daemon:
 	cargo build --release --locked -p gangplank
 
-# What also runs in the guest.
+# The programs that also run in a guest.
 static:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
 	  --target x86_64-unknown-linux-gnu --bin gangplank-relay --bin podserver
 
-# All that a cluster of two nodes needs, the tests' own runtime included.
+# Everything for a cluster of two nodes, including the tests' own runtime.
 node: daemon static guest $(NODE)
 	cargo build --release --locked -p gangplank-e2e -p gangplank-e2e-node
 
@@ -145,11 +145,11 @@ $(GUEST)/initrd.img: static packages $(CACHE)/linux e2e/guest/init e2e/guest/bui
 $(GUEST_NEWER)/initrd.img: static packages $(CACHE)/linux-newer e2e/guest/init e2e/guest/build-initrd
 	e2e/guest/build-initrd $(CACHE)/linux-newer $(STATIC)/gangplank-relay $(STATIC)/podserver $@
 
-# Linux 6.12, whose AF_VSOCK gives large packets to the device in several pieces, and counts them.
+# Linux 6.12, whose AF_VSOCK splits large packets for the device and limits how many may be queued.
 $(CACHE)/linux-newer:
 	e2e/guest/unpack-kernel bookworm-backports $@
 
-# Unpacked only, as are all packages below: the kernel that Debian's cloud images boot.
+# The kernel of Debian's cloud images. Like all packages below, it is unpacked, not installed.
 $(CACHE)/linux:
 	$(APT) update
 	e2e/unpack $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/ *Depends: //p') $@
@@ -166,12 +166,12 @@ $(BIN)/kubectl-%: e2e/go/kubectl-%/go.mod e2e/go/kubectl-%/main.go
 $(BIN)/crictl: e2e/go/crictl/go.mod
 	cd $(<D) && go build -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/crictl
 
-# The official JavaScript client, with the Node.js that it needs: Debian's is too old for it, and has to give npm only.
+# The official JavaScript client, with its own Node.js: Debian's is too old and only provides npm.
 $(CACHE)/js: $(wildcard e2e/clients/js/*)
 	@command -v npm >/dev/null || { $(APT) update && $(APT) install --no-install-recommends -y nodejs npm; }
 	mkdir -p $@ && cp $^ $@ && cd $@ && npm ci --silent --no-audit --no-fund && touch .
 
-# The two Java clients. Java runs the programs from their source.
+# The two Java clients. Java runs the test programs from source.
 $(CACHE)/java: e2e/clients/java/pom.xml
 	@command -v mvn >/dev/null && command -v javac >/dev/null || { \
 	  $(APT) update && $(APT) install --no-install-recommends -y default-jdk-headless maven; }
@@ -182,12 +182,12 @@ $(BIN)/kube-rs-forward: $(addprefix e2e/clients/kube-rs/,Cargo.toml Cargo.lock s
 	cargo build --release --locked --manifest-path $< --target-dir $(CACHE)/kube-rs
 	mkdir -p $(BIN) && cp $(CACHE)/kube-rs/release/$(@F) $@
 
-# kube-apiserver and kubelet of one version, which they also tell each other.
+# kube-apiserver and kubelet. They report their version to each other, so it is set here.
 $(addprefix $(BIN)/,kubelet kube-apiserver): e2e/go/node/go.mod
 	cd $(<D) && go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
 	  -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/$(@F)
 
-# critest is a test of its module's.
+# critest is built as the test binary of its module.
 $(BIN)/critest: e2e/go/critest/go.mod
 	cd $(<D) && go test -c -ldflags '-s -w' -o $(CURDIR)/$@ sigs.k8s.io/cri-tools/cmd/critest
 
