@@ -24,7 +24,7 @@ use crate::dialling::{Dialling, Progress};
 use crate::leftover::Leftover;
 use crate::listening;
 use crate::moving::{End, Moving};
-use crate::relay::{Config, Token};
+use crate::relay::{Config, EventKey};
 use crate::requested;
 use crate::side::Side;
 
@@ -159,9 +159,9 @@ impl Connection {
 
     /// Has epoll say when sockets that are full have room.
     fn watch_room(&mut self, turn: &Turn<'_>) -> Result<(), Errno> {
-        self.host.watch_room(turn.epoll, Token::Host(turn.index))?;
+        self.host.watch_room(turn.epoll, EventKey::Host(turn.index))?;
         match &mut self.state {
-            State::Moving(moving) => moving.pod().watch_room(turn.epoll, Token::Pod(turn.index)),
+            State::Moving(moving) => moving.pod().watch_room(turn.epoll, EventKey::Pod(turn.index)),
             State::Opening { .. } | State::Dialling(_) | State::Lingering => Ok(()),
         }
     }
@@ -431,7 +431,7 @@ fn abort(state: State, end: &End) -> Option<Vec<u8>> {
 
 impl Turn<'_> {
     fn watch_pod(&self, pod: &Side) -> Result<(), Errno> {
-        pod.watch(self.epoll, Token::Pod(self.index))
+        pod.watch(self.epoll, EventKey::Pod(self.index))
     }
 
     fn log(&self, line: Arguments<'_>) {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::connection::Connection;
 
-/// A slab: a number stays a connection's until it is removed, and is then given out anew.
+/// A slab: a number belongs to a connection until that is removed, and is then reused.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: Vec<Option<Connection>>,

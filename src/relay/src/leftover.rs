@@ -1,4 +1,4 @@
-//! Bytes whose receiver does not take them yet.
+//! Bytes that their receiver does not take yet.
 
 use rustix::io::Errno;
 
@@ -22,7 +22,7 @@ impl Leftover {
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        // What was sent makes room once it is the larger part, so that each byte moves at most once.
+        // Sent bytes are dropped once they are the larger part, so that each byte is moved at most once.
         if self.from > self.bytes.len() / 2 {
             self.bytes.drain(..self.from);
             self.from = 0;
@@ -30,7 +30,7 @@ impl Leftover {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Writes what goes; gives how many bytes went.
+    /// Writes as much as fits; returns how many bytes went.
     pub(crate) fn flush(&mut self, to: &mut Side) -> Result<usize, Errno> {
         if self.is_empty() {
             return Ok(0);
@@ -43,7 +43,7 @@ impl Leftover {
         Ok(sent)
     }
 
-    /// Writes what goes, after what is here already, and keeps the rest.
+    /// Writes as much as fits, after what is here already, and keeps the rest. Returns how many of these bytes went.
     pub(crate) fn send(&mut self, to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
         let sent = if self.is_empty() { to.write(bytes)? } else { 0 };
         if sent < bytes.len() {

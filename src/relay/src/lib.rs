@@ -1,12 +1,11 @@
 //! The guest's end of a channel: a small static program that dials ports inside the pod.
 //!
-//! One process, one thread, one epoll loop. A connection from the host is a channel (docs/protocol.md): it is
-//! told what to dial, and its bytes are then moved between the channel and the pod's port.
+//! One process, one thread, one epoll loop. A connection from the host is a channel (docs/protocol.md). Its request names
+//! what to dial; its bytes then move between the channel and the pod's port.
 //!
-//! Buffers belong to readiness, not to connections: all share one scratch buffer, and a connection owns bytes
-//! only while the side that they are for does not take them. It always reads from the host, since the host
-//! never sends more than it has credit for, and credit, resets and the end must be found behind payload that
-//! the pod does not take. It reads from the pod only with credit.
+//! All connections share one scratch buffer. A connection owns bytes only while their receiver does not take them. The
+//! relay always reads from the host: the host never sends more than it has credit for, and credit, resets and the end
+//! must be found behind payload that the pod does not take. It reads from the pod only with credit.
 //!
 //! ```no_run
 //! let listen = ["vsock://1024".parse()?];

@@ -29,16 +29,16 @@ pub enum Listen {
         /// The port.
         port: u32,
     },
-    /// A Unix socket, which is made anew. Only this user may connect.
+    /// A Unix socket, which the relay creates. Only this user may connect.
     Unix {
         /// The socket's path.
         path: PathBuf,
     },
 }
 
-/// A text that is no [`Listen`].
+/// A text that is not a [`Listen`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no address to listen at: write vsock://PORT or unix:///PATH")]
+#[error("`{0}` is not an address to listen at: write vsock://PORT or unix:///PATH")]
 pub struct ListenError(String);
 
 impl FromStr for Listen {
@@ -65,24 +65,24 @@ impl fmt::Display for Listen {
     }
 }
 
-/// What came of an accept.
+/// The outcome of an accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     /// A connection from the host.
     Host(OwnedFd),
-    /// Somebody who is not the host, and was turned away.
+    /// A peer that is not the host. It was refused.
     Stranger,
-    /// Somebody who left while waiting.
+    /// A peer that left while it waited.
     Gone,
-    /// Nobody waits.
-    Nobody,
+    /// No one waits.
+    Empty,
 }
 
-/// A listening socket. A Unix socket's path goes with it.
+/// A listening socket. A Unix socket's path is removed with it.
 ///
-/// It is never replaced, as that would cut off those who wait to be accepted. Kernels without the fix for CVE-2026-46214
-/// lose a place in the backlog for each peer whose context id belongs to another transport than the one it came by
-/// (`virtio_transport_recv_listen`); the host's never does.
+/// It is never replaced, as that would cut off connections that wait to be accepted. Kernels without the fix for
+/// CVE-2026-46214 lose a place in the backlog for each peer whose context id belongs to another transport than the one
+/// it came by (`virtio_transport_recv_listen`). The host's id never does.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: OwnedFd,
@@ -118,12 +118,12 @@ impl Listener {
             Ok(peer) if self.may_connect(&peer) => Ok(Accepted::Host(peer)),
             Ok(_) => Ok(Accepted::Stranger),
             Err(Errno::INTR | Errno::CONNABORTED) => Ok(Accepted::Gone),
-            Err(Errno::WOULDBLOCK) => Ok(Accepted::Nobody),
+            Err(Errno::WOULDBLOCK) => Ok(Accepted::Empty),
             Err(error) => Err(error),
         }
     }
 
-    /// Inside a guest every process can dial every vsock port, so the address is what tells the host from them.
+    /// Any process in the guest can dial any vsock port. Only the address distinguishes the host from those.
     fn may_connect(&self, peer: &OwnedFd) -> bool {
         match self.listen {
             Listen::Unix { .. } => true,
@@ -145,7 +145,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Listen::Unix { path } = &self.listen {
-            // Already gone is as good.
+            // It does not matter if it is already gone.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -163,13 +163,13 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     remove_stale(path, &address)?;
     let socket = unix_socket()?;
     rustix::net::bind(&socket, &address)?;
-    // Before anybody can connect, so that nobody slips in.
+    // Before `listen`, so that no other user can connect in between.
     rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// Removes a socket on which nobody listens any more.
+/// Removes a socket on which no process listens any more.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> io::Result<()> {
     match rustix::net::connect(unix_socket()?, address) {
         Err(Errno::CONNREFUSED) if is_socket(path)? => std::fs::remove_file(path),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_socket_is_left_alone() {
+    fn a_file_that_is_not_a_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "mine").unwrap();

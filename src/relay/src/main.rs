@@ -13,24 +13,25 @@ Reaches ports of this guest for a gangplank daemon on the host.
 
 Usage: gangplank-relay [OPTION]...
 
-  --listen vsock://PORT    a vsock port, for the host alone; this may be given several times
-  --listen unix:///PATH    a Unix socket, for this user alone
-                           Without any, vsock://1023: only privileged programs can take that port.
-  --allow PATTERN          what may be dialled: NETWORK:ADDRESS:PORT or unix:/PATH, such as
+  --listen vsock://PORT    listen at a vsock port, for the host only; may be given several times
+  --listen unix:///PATH    listen at a Unix socket, for this user only
+                           The default is vsock://1023, which only a privileged program can take.
+  --allow PATTERN          allow dialling NETWORK:ADDRESS:PORT or unix:/PATH, such as
   --deny PATTERN           tcp:127.0.0.1:80, udp:10.0.0.0/8:*, *:loopback:1-1023, unix:/run/app/*
-                           The first that matches decides; where none does, loopback is allowed.
-  --namespace PATH         where a container's network namespace is, such as /run/netns/{id}
-  --cgroup                 find a container's namespaces by a process whose cgroup names it
-  --token-file PATH        serve only hosts that prove to have the token in this file
-  --accept-cid CID         serve this context id, too: 1 is this machine itself, for tests
-  --help                   this text
-  --version                the version
+                           The first match decides. Without a match, only loopback is allowed.
+  --namespace PATH         find a container's network namespace here, such as /run/netns/{id}
+  --cgroup                 find a container's namespaces by a process in its cgroup
+  --token-file PATH        serve only hosts that prove that they have the token in this file
+  --accept-cid CID         also serve this context id; for tests, 1 is this machine itself
+  --help                   print this text
+  --version                print the version
 
-Once it listens, it gives up all capabilities and system calls that these options do not need. Ends at SIGTERM. Messages go to standard error.
+Once it listens, the relay gives up all capabilities and system calls that these options do not
+need. It stops at SIGTERM and logs to standard error.
 ";
 
-/// The vsock port to listen at: the highest that only a privileged program can take, so that no other program of the
-/// guest can pass for the relay.
+/// The default vsock port: the highest that only a privileged program can take, so that no other program in the guest
+/// can pose as the relay.
 const DEFAULT_PORT: u32 = 1023;
 
 /// What the command line asks for.
@@ -70,7 +71,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
             "--version" => {
                 return Ok(Command::Say(format!("gangplank-relay {}\n", env!("CARGO_PKG_VERSION"))));
             }
-            _ => return Err(format!("`{argument}` is no option; see --help")),
+            _ => return Err(format!("`{argument}` is not an option; see --help")),
         }
     }
     if listen.is_empty() {
@@ -91,7 +92,9 @@ fn namespace_path(path: String) -> Result<String, String> {
     if path.starts_with('/') && path.contains("{id}") {
         Ok(path)
     } else {
-        Err(format!("--namespace: `{path}` is no absolute path with {{id}} for the container's id in it"))
+        Err(format!(
+            "--namespace: `{path}` is not an absolute path that contains {{id}} for the container's id"
+        ))
     }
 }
 
@@ -119,8 +122,8 @@ fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
     relay.run()
 }
 
-/// A connection takes two descriptors, and 1,024 is what many systems give. What cannot be had is done without:
-/// accepts then fail, and say so.
+/// A connection takes two descriptors, and the usual limit is 1,024. If it cannot be raised, accepts fail at the limit
+/// and are logged.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -132,7 +135,9 @@ mod tests {
 
     #[test]
     fn without_options_it_listens_at_a_privileged_port() {
-        let Ok(Command::Serve(listen, _)) = parse(std::iter::empty()) else { panic!("it does not serve") };
+        let Ok(Command::Serve(listen, _)) = parse(std::iter::empty()) else {
+            panic!("not a command to serve")
+        };
         assert_eq!(listen, [Listen::Vsock { port: 1023 }]);
     }
 }

@@ -94,7 +94,7 @@ impl End {
                 (EPROTO, format!("the host broke the channel's protocol: it sent {violation}"))
             }
             Self::Idle => (ETIMEDOUT, "no datagram has passed for too long".to_owned()),
-            Self::Stopping => (ESHUTDOWN, "the relay in the guest is ending".to_owned()),
+            Self::Stopping => (ESHUTDOWN, "the relay in the guest is stopping".to_owned()),
         })
     }
 }

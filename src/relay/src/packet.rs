@@ -1,16 +1,16 @@
-//! How much one write to the host may have.
+//! How large one write to the host may be.
 //!
-//! AF_VSOCK makes a packet of each write, of at most 64 KiB. Since Linux 6.17, and in the 6.12 that is maintained, one
-//! that does not fit into 32 KiB with what the kernel adds is given to the device in several pieces. Devices that
-//! expect one drop it without a word or garble it: vhost-device-vsock 0.3.0 (seen), Firecracker
+//! AF_VSOCK turns each write into packets of at most 64 KiB. Since Linux 6.17, and in current releases of 6.12, a packet
+//! that does not fit into 32 KiB together with what the kernel adds is given to the device in several pieces. Devices
+//! that expect one piece drop it silently or garble it: vhost-device-vsock 0.3.0 (seen), Firecracker
 //! (firecracker#5475), Cloud Hypervisor before February 2026 (cloud-hypervisor#7672), libkrun before May 2026
-//! (libkrun#535, #674). Which device there is cannot be seen from inside, but which kernel.
+//! (libkrun#535, #674). The guest cannot see which device it has, only which kernel.
 
-/// The largest packet that lies in one piece: 32 KiB less header and bookkeeping, which are some 400 bytes, where pages
-/// have 4 KiB as everywhere but on some arm64, and more there.
+/// The largest packet that is in one piece: 32 KiB less header and bookkeeping, some 400 bytes. That holds for pages of
+/// 4 KiB; the larger pages of some arm64 kernels allow more.
 pub(crate) const IN_ONE_PIECE: usize = (32 << 10) - 512;
 
-/// The first kernel, by its two numbers, of which some make packets of several pieces.
+/// The first kernel version of which some releases make packets of several pieces.
 const FIRST_WITH_PIECES: (u32, u32) = (6, 12);
 
 /// The most bytes of one write to the host on this kernel.
@@ -18,7 +18,7 @@ pub(crate) fn most() -> usize {
     most_for(&rustix::system::uname().release().to_string_lossy())
 }
 
-/// A kernel that does not say which it is counts as new, since that is only slower.
+/// An unknown version counts as new: that is only slower.
 fn most_for(release: &str) -> usize {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {

@@ -1,12 +1,12 @@
-//! What the program may do besides its work: as little as possible, once it listens.
+//! Giving up privileges once the relay listens.
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
 use crate::Config;
 
-/// Gives up every capability of this thread, and of those that it will start, that the configuration does not
-/// need, and the way to get new ones by running a program. What cannot be given up was not there, or is kept by a
-/// system that is stricter than this; neither is worth not serving.
+/// Gives up every capability that the configuration does not need, for this thread and those that it starts, and the
+/// right to get new ones by running a program. A failure is ignored: the capability was not there, or the system is
+/// stricter than this, and neither is a reason not to serve.
 pub fn drop_unneeded(config: &Config) {
     let _ = set_no_new_privs(true);
     let needed = needed(config);
@@ -24,10 +24,10 @@ fn needed(config: &Config) -> CapabilitySet {
         needed |= CapabilitySet::SYS_ADMIN; // setns(2)
     }
     if config.containers.by_cgroup {
-        needed |= CapabilitySet::SYS_PTRACE; // what is under /proc/PID of others: ns/net, root
+        needed |= CapabilitySet::SYS_PTRACE; // other processes' /proc/PID/ns/net and root
     }
     if config.rules.iter().any(gangplank_podnet::Rule::opens_paths) {
-        needed |= CapabilitySet::DAC_OVERRIDE; // sockets of other users
+        needed |= CapabilitySet::DAC_OVERRIDE; // other users' sockets
     }
     needed
 }

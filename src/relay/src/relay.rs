@@ -1,4 +1,4 @@
-//! The loop: accepts, gives every connection its turn, keeps the time.
+//! The event loop: accepts connections, gives each its turn, and keeps the time.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
@@ -19,30 +19,30 @@ use crate::moving::SCRATCH;
 use crate::packet;
 use crate::timer::Timer;
 
-/// Events taken from the kernel at once; the others wait for the next call.
+/// Events taken from the kernel at once; others wait for the next call.
 const EVENTS: usize = 256;
 
-/// Connections accepted at a listener before the others have their turn.
+/// Connections accepted at one listener before others have their turn.
 const ACCEPTS: usize = 64;
 
-/// How long a listener rests after a failed accept. What is used up (descriptors, memory) comes back with the end
-/// of some connection, which nobody announces.
+/// How long listeners pause after a failed accept. Descriptors and memory come back when some connection ends, in any
+/// process, and nothing reports that.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The least time between two looks at all deadlines, since each costs a walk through all connections.
+/// The least time between two checks of all deadlines, as each walks through all connections.
 const DEADLINE_STEP: Duration = Duration::from_millis(20);
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// Connections beyond the limit that are told so. More than these wait in the backlog.
+/// Connections beyond the limit that are refused with a reason. Others wait in the backlog.
 const BUSY: usize = 64;
 
-/// A relay's limits, and where its log lines go.
+/// A relay's limits and rules, and where its log lines go.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Connections at once.
+    /// The most connections at once.
     pub connections: usize,
-    /// Time for a request to come.
+    /// Time for a host to send its request.
     pub open: Duration,
     /// The most time for a dial, whatever the request allows.
     pub dial: Duration,
@@ -50,13 +50,13 @@ pub struct Config {
     pub linger: Duration,
     /// Time without a datagram after which a UDP association ends.
     pub idle: Duration,
-    /// What may be dialled; without rules, loopback addresses.
+    /// What may be dialled. Where no rule matches, loopback addresses are.
     pub rules: Vec<Rule>,
     /// How containers are found; by default not at all.
     pub containers: Containers,
-    /// What the host must prove to have. None: nothing.
+    /// The token that the host must prove to have, if any.
     pub token: Option<channel::Token>,
-    /// Whom vsock listeners serve, besides the host: a context id, for tests.
+    /// A context id that vsock listeners serve besides the host, for tests.
     pub extra_cid: Option<u32>,
     /// Takes a log line.
     pub log: fn(Arguments<'_>),
@@ -79,7 +79,7 @@ impl Default for Config {
     }
 }
 
-/// One write, so that lines stay whole. Where standard error is gone, there is nobody to tell.
+/// One write, so that lines stay whole. If standard error is gone, no one can be told.
 fn say(line: Arguments<'_>) {
     let _ = io::stderr().write_all(format!("gangplank-relay: {line}\n").as_bytes());
 }
@@ -87,20 +87,26 @@ fn say(line: Arguments<'_>) {
 /// Why a relay cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// An address cannot be listened at: it is taken, not allowed, or vsock is not there.
+    /// The relay cannot listen at an address: it is in use or not allowed, or there is no vsock.
     #[error("cannot listen at {listen}: {cause}")]
     Listen {
         /// The address.
         listen: Listen,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// Nothing to listen at.
+    /// No address to listen at.
     #[error("no address to listen at: give at least one, such as vsock://1024")]
     NoListener,
     /// The system refused what the loop needs.
-    #[error("the relay cannot go on: {0}")]
-    System(#[from] io::Error),
+    #[error("the relay cannot continue: {0}")]
+    System(io::Error),
+}
+
+impl From<io::Error> for RelayError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
 }
 
 impl From<Errno> for RelayError {
@@ -109,9 +115,9 @@ impl From<Errno> for RelayError {
     }
 }
 
-/// What an event of epoll is about.
+/// What an epoll event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Token {
+pub(crate) enum EventKey {
     Stop,
     Deadline,
     Listener(u32),
@@ -119,20 +125,20 @@ pub(crate) enum Token {
     Pod(u32),
 }
 
-impl From<Token> for EventData {
-    fn from(token: Token) -> Self {
-        let (tag, index) = match token {
-            Token::Stop => (0, 0),
-            Token::Deadline => (0, 1),
-            Token::Listener(index) => (1, index),
-            Token::Host(index) => (2, index),
-            Token::Pod(index) => (3, index),
+impl From<EventKey> for EventData {
+    fn from(key: EventKey) -> Self {
+        let (tag, index) = match key {
+            EventKey::Stop => (0, 0),
+            EventKey::Deadline => (0, 1),
+            EventKey::Listener(index) => (1, index),
+            EventKey::Host(index) => (2, index),
+            EventKey::Pod(index) => (3, index),
         };
         Self::new_u64(u64::from(index) << 2 | tag)
     }
 }
 
-impl From<EventData> for Token {
+impl From<EventData> for EventKey {
     fn from(data: EventData) -> Self {
         let index = (data.u64() >> 2) as u32;
         match data.u64() & 3 {
@@ -150,13 +156,13 @@ impl From<EventData> for Token {
 pub struct Stopper(Arc<OwnedFd>);
 
 impl Stopper {
-    /// Ends it. Twice is as good as once.
+    /// Ends it. Calling this again does nothing.
     pub fn stop(&self) {
         // A full counter is readable as well.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// The descriptor to which a signal handler may write eight bytes, not all zero.
+    /// The descriptor to which a signal handler may write eight bytes that are not all zero.
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.0
     }
@@ -169,16 +175,16 @@ pub struct Relay {
     epoll: OwnedFd,
     stopper: Stopper,
     listeners: Vec<Listener>,
-    /// Says when something has taken long enough. No deadline is earlier.
+    /// Goes off at the earliest deadline, or before it.
     deadline: Timer,
-    /// Until when the listeners rest.
-    resting: Option<Instant>,
-    /// An accept has failed since nobody waited last, and that was said.
+    /// When the listeners' pause ends.
+    paused_until: Option<Instant>,
+    /// An accept has failed since the backlog was last empty, and that was logged.
     is_short: bool,
-    /// A stranger has connected, and that was said.
+    /// A stranger has connected, and that was logged.
     had_stranger: bool,
     connections: Connections,
-    /// Those that have something to do.
+    /// Connections that have something to do.
     queue: Vec<u32>,
     scratch: Box<[u8]>,
     /// The most bytes of one write to a host.
@@ -186,10 +192,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens at all these addresses. Connections wait until [`run`](Self::run).
+    /// Listens at these addresses. Connections wait until [`run`](Self::run).
     ///
     /// # Errors
-    /// An address that cannot be listened at, or a system without descriptors or memory.
+    /// The relay cannot listen at an address, or the system is out of descriptors or memory.
     pub fn bind(listen: &[Listen], config: Config) -> Result<Self, RelayError> {
         if listen.is_empty() {
             return Err(RelayError::NoListener);
@@ -197,14 +203,14 @@ impl Relay {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stopper = Stopper(Arc::new(rustix::event::eventfd(0, flags)?));
-        epoll::add(&epoll, &stopper.0, Token::Stop.into(), EventFlags::IN)?;
+        epoll::add(&epoll, &stopper.0, EventKey::Stop.into(), EventFlags::IN)?;
         let deadline = Timer::new()?;
-        epoll::add(&epoll, &deadline, Token::Deadline.into(), EventFlags::IN)?;
+        epoll::add(&epoll, &deadline, EventKey::Deadline.into(), EventFlags::IN)?;
         let mut listeners = Vec::with_capacity(listen.len());
         for (index, listen) in (0..).zip(listen) {
             let listener = Listener::bind(listen, config.extra_cid)
                 .map_err(|cause| RelayError::Listen { listen: listen.clone(), cause })?;
-            epoll::add(&epoll, &listener, Token::Listener(index).into(), EventFlags::IN)?;
+            epoll::add(&epoll, &listener, EventKey::Listener(index).into(), EventFlags::IN)?;
             listeners.push(listener);
         }
         Ok(Self {
@@ -213,7 +219,7 @@ impl Relay {
             stopper,
             listeners,
             deadline,
-            resting: None,
+            paused_until: None,
             is_short: false,
             had_stranger: false,
             connections: Connections::default(),
@@ -228,7 +234,7 @@ impl Relay {
         self.stopper.clone()
     }
 
-    /// Serves until the stopper is used. Then every connection is reset, both ways.
+    /// Serves until the stopper is used. Then every connection is reset at both ends.
     ///
     /// # Errors
     /// epoll itself fails.
@@ -237,7 +243,7 @@ impl Relay {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();
-            // Whoever had more to do than a turn goes on at once.
+            // A connection that used up its turn continues at once.
             let timeout = (!self.queue.is_empty()).then_some(&NOW);
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -245,15 +251,15 @@ impl Relay {
             }
             let mut is_time = false;
             for event in &events {
-                match Token::from(event.data) {
-                    Token::Stop => {
+                match EventKey::from(event.data) {
+                    EventKey::Stop => {
                         self.shut_down();
                         return Ok(());
                     }
-                    Token::Deadline => is_time = true,
-                    Token::Listener(index) => self.accept(index as usize),
-                    Token::Host(index) => self.note(index, false, event.flags),
-                    Token::Pod(index) => self.note(index, true, event.flags),
+                    EventKey::Deadline => is_time = true,
+                    EventKey::Listener(index) => self.accept(index as usize),
+                    EventKey::Host(index) => self.note(index, false, event.flags),
+                    EventKey::Pod(index) => self.note(index, true, event.flags),
                 }
             }
             if is_time {
@@ -272,9 +278,9 @@ impl Relay {
         }
     }
 
-    /// One turn for each in the queue. A connection is removed only here and in `keep_time`, after all events were
-    /// noted, so that no event meets another connection with the same number; or in its first turn, when no event
-    /// that was taken from epoll can be its own.
+    /// Gives each connection in the queue one turn. A connection is removed only here and in `keep_time`, after all events were
+    /// noted, so that no event reaches another connection with the same number; or in its first turn, before any event
+    /// of its own can have been taken from epoll.
     fn take_turns(&mut self) {
         for index in std::mem::take(&mut self.queue) {
             self.take_turn(index, Connection::proceed);
@@ -301,7 +307,7 @@ impl Relay {
         }
     }
 
-    /// Says to the host that somebody listens here, where it might wait for that.
+    /// Tells the host that the relay is here, in case it waits for that.
     fn announce(&self) {
         announce(self.listeners.iter().filter_map(Listener::vsock_port).collect());
     }
@@ -310,8 +316,8 @@ impl Relay {
     fn keep_time(&mut self) {
         self.deadline.went_off();
         let now = Instant::now();
-        match self.resting {
-            Some(until) if until <= now => self.rest(None),
+        match self.paused_until {
+            Some(until) if until <= now => self.pause(None),
             Some(until) => self.deadline.expect(until),
             None => {}
         }
@@ -327,13 +333,13 @@ impl Relay {
     fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPTS {
             if self.connections.len() >= self.config.connections + BUSY {
-                return self.rest(Some(Instant::now() + ACCEPT_PAUSE));
+                return self.pause(Some(Instant::now() + ACCEPT_PAUSE));
             }
             match self.listeners[index].accept() {
                 Ok(Accepted::Host(host)) => self.add(host),
                 Ok(Accepted::Stranger) => self.note_stranger(index),
                 Ok(Accepted::Gone) => {}
-                Ok(Accepted::Nobody) => {
+                Ok(Accepted::Empty) => {
                     self.is_short = false;
                     return;
                 }
@@ -342,12 +348,12 @@ impl Relay {
         }
     }
 
-    /// Said once: a stranger may come as often as it likes.
+    /// Logs only the first: a stranger may come as often as it likes.
     fn note_stranger(&mut self, index: usize) {
         if !std::mem::replace(&mut self.had_stranger, true) {
             let listen = self.listeners[index].listen();
             (self.config.log)(format_args!(
-                "somebody other than the host connected to {listen} and was turned away; no more is said of such"
+                "refused a connection to {listen} that is not from the host; further ones are not logged"
             ));
         }
     }
@@ -356,10 +362,10 @@ impl Relay {
         if !std::mem::replace(&mut self.is_short, true) {
             let listen = self.listeners[index].listen();
             (self.config.log)(format_args!(
-                "cannot accept at {listen} ({error}); trying again until it works"
+                "cannot accept connections at {listen} ({error}); trying again until it works"
             ));
         }
-        self.rest(Some(Instant::now() + ACCEPT_PAUSE));
+        self.pause(Some(Instant::now() + ACCEPT_PAUSE));
     }
 
     fn add(&mut self, host: OwnedFd) {
@@ -367,7 +373,7 @@ impl Relay {
         let is_full = self.connections.len() >= self.config.connections;
         let index = self.connections.insert(Connection::new(host, self.packet, deadline));
         let Some(connection) = self.connections.get(index) else { return };
-        if let Err(error) = connection.host().watch(self.epoll.as_fd(), Token::Host(index)) {
+        if let Err(error) = connection.host().watch(self.epoll.as_fd(), EventKey::Host(index)) {
             (self.config.log)(format_args!("cannot watch a new connection ({error}); it was closed"));
             return self.connections.remove(index);
         }
@@ -382,22 +388,22 @@ impl Relay {
         }
     }
 
-    /// Lets all listeners rest, or wakes them.
-    fn rest(&mut self, until: Option<Instant>) {
-        self.resting = until;
+    /// Pauses all listeners, or resumes them.
+    fn pause(&mut self, until: Option<Instant>) {
+        self.paused_until = until;
         if let Some(until) = until {
             self.deadline.expect(until);
         }
         let interest = if until.is_some() { EventFlags::empty() } else { EventFlags::IN };
         for (index, listener) in (0..).zip(&self.listeners) {
-            // Known to epoll since bind, so this cannot fail; if it did, the next accept would say so.
-            let _ = epoll::modify(&self.epoll, listener, Token::Listener(index).into(), interest);
+            // epoll knows it since `bind`, so this cannot fail.
+            let _ = epoll::modify(&self.epoll, listener, EventKey::Listener(index).into(), interest);
         }
     }
 
     fn shut_down(&mut self) {
         let living = self.connections.len();
         self.connections.drain().for_each(Connection::shut_down);
-        (self.config.log)(format_args!("ending; {living} connections were open"));
+        (self.config.log)(format_args!("stopping; {living} connections were open"));
     }
 }

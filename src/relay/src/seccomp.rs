@@ -1,7 +1,7 @@
-//! The system calls that are left once the relay listens: those named here, whatever code makes them (seccomp(2)).
+//! The only system calls that the relay may make once it listens (seccomp(2)).
 //!
-//! A call that is refused fails as on a kernel that does not have it. Nothing is killed for it: libraries know old
-//! kernels and take another way, and what they have no other way for is one connection's error.
+//! A refused call fails as on a kernel that does not have it; the process is not killed. Libraries support old kernels
+//! and fall back to another call. Where they cannot, one connection gets an error.
 
 mod filter;
 
@@ -12,7 +12,7 @@ use libc::c_long;
 
 use crate::{Config, Listen};
 
-/// What every connection does, again and again. The filter is gone through from its beginning, by kernels before 5.11
+/// What every connection does again and again. These come first, since kernels before 5.11 run the filter from its start
 /// at each call.
 const OFTEN: &[c_long] = &[
     libc::SYS_epoll_pwait,
@@ -36,7 +36,7 @@ const OFTEN: &[c_long] = &[
     libc::SYS_timerfd_settime,
 ];
 
-/// Memory, threads and signals, as a C library has them.
+/// What a C library needs for memory, threads and signals.
 const RUNTIME: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -72,7 +72,8 @@ const FILES: &[c_long] = &[
     libc::SYS_fcntl,
 ];
 
-/// Entering a container's network, and finding a path in its files: the flags of openat2 cannot be seen.
+/// Entering a container's network, and finding a path in its files: the flags of openat2 are behind a pointer, so that a filter
+/// cannot check them.
 const CONTAINERS: &[c_long] = &[libc::SYS_setns, libc::SYS_openat2];
 
 /// Removing a Unix listener's path at the end.
@@ -82,14 +83,14 @@ const UNIX_LISTENER: &[c_long] = &[
     libc::SYS_unlinkat,
 ];
 
-/// The families of sockets that are dialled or listened at.
+/// The families of sockets that the relay dials or listens at.
 const FAMILIES: [i32; 4] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_VSOCK];
 
-/// Leaves this thread, and those that it will start, the system calls that a relay with these options makes. It must
-/// not be able to get new privileges by running a program, or have CAP_SYS_ADMIN.
+/// Restricts this thread and those that it starts to the system calls that a relay with these options makes. The thread
+/// must have set no_new_privs, or have CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// The kernel has no such filters.
+/// The kernel does not support such filters.
 pub fn confine(listen: &[Listen], config: &Config) -> io::Result<()> {
     filter(listen, config).install()
 }
@@ -99,13 +100,13 @@ fn filter(listen: &[Listen], config: &Config) -> Filter {
     filter.allow(OFTEN);
     filter.allow_if(libc::SYS_socket, 0, Test::OneOf(&FAMILIES), libc::EAFNOSUPPORT);
     filter.allow(RUNTIME);
-    // No code but what is there already.
+    // No new code.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         filter.allow_if(call, 2, Test::Without(libc::PROT_EXEC), libc::EACCES);
     }
-    // Threads, no processes. The flags of clone3 cannot be seen, and without it libraries take this one.
+    // Threads, but not processes. The flags of clone3 are behind a pointer; without it libraries use clone.
     filter.allow_if(libc::SYS_clone, 0, Test::With(libc::CLONE_THREAD), libc::EPERM);
-    // What abort(3) does, and nobody else's end.
+    // For abort(3), and for no other process.
     filter.allow_if(libc::SYS_tgkill, 0, Test::OneOf(&[std::process::id() as i32]), libc::EPERM);
     filter.allow(FILES);
     let writing = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
     use gangplank_podnet::Containers;
 
-    /// Does this on a thread of its own, with the filter for these.
+    /// Runs `act` in a thread with the filter for these options.
     fn confined(listen: &str, containers: Containers, act: impl FnOnce() + Send + 'static) {
         let (listen, config) = (listen.parse().unwrap(), Config { containers, ..Config::default() });
         let thread = std::thread::spawn(move || {
@@ -176,7 +177,7 @@ mod tests {
             assert!(std::fs::read_dir("/proc").unwrap().count() > 0);
             socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
             assert_eq!(std::fs::remove_file("/nowhere").unwrap_err().kind(), ErrorKind::NotFound);
-            // As root it works, else the kernel itself says no.
+            // This works as root; otherwise the kernel itself refuses.
             assert_ne!(enter_own_network(), Err(Errno::NOSYS));
         });
     }

@@ -1,7 +1,7 @@
-//! One of the two sockets of a connection, and what is known of its readiness.
+//! One of the two sockets of a connection, and whether it is ready.
 //!
-//! epoll reports changes only (edge-triggered), so that no interest has to be changed while bytes move: what it
-//! has said is kept here until a call finds it used up. A short read or write has found that.
+//! epoll reports only changes (edge-triggered), so that its interest need not be changed while bytes move. What it has
+//! reported is kept here until a call uses it up. A short read or write means that it is used up (epoll(7), question 9).
 
 use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,13 +10,13 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::relay::Token;
+use crate::relay::EventKey;
 
-/// What epoll is asked for at first. Of room in a socket that was never full it would say too much: Unix sockets
-/// and AF_VSOCK report it whenever the peer reads.
+/// What epoll watches at first. It does not watch for room in a socket that was never full, since Unix sockets and
+/// AF_VSOCK report room whenever the peer reads.
 pub(crate) const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// What epoll is asked for once a socket was full, or while it is being connected.
+/// What epoll watches once a socket was full, or while it is being connected.
 pub(crate) const BOTH: EventFlags = READING.union(EventFlags::OUT);
 
 const CLOSED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
@@ -28,40 +28,40 @@ pub(crate) struct Side {
     most: usize,
     readable: bool,
     writable: bool,
-    /// What epoll was asked for.
+    /// What epoll watches.
     interest: EventFlags,
-    /// The peer has ended: a short read says nothing, the end or an error is behind it.
+    /// The peer has ended. The end or an error follows a short read, so that such a read does not use up readiness.
     closed: bool,
 }
 
 impl Side {
-    /// The host's socket, of which epoll is about to know, and the most bytes of one write to it.
+    /// The host's socket, which epoll is about to watch, and the most bytes of one write to it.
     pub(crate) fn host(fd: OwnedFd, most: usize) -> Self {
         Self { most, ..Self::new(fd) }
     }
 
-    /// A socket of the pod's of which epoll is about to know.
+    /// A socket to the pod, which epoll is about to watch.
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Self { fd, most: usize::MAX, readable: false, writable: true, interest: READING, closed: false }
     }
 
-    /// A socket on which a connect is under way: it is writable once that has come to an end.
+    /// A socket on which a connect is in progress. It becomes writable when that ends.
     pub(crate) fn connecting(fd: OwnedFd) -> Self {
         Self { writable: false, interest: BOTH, ..Self::new(fd) }
     }
 
-    /// Lets epoll watch it from now on.
-    pub(crate) fn watch(&self, epoll: BorrowedFd<'_>, token: Token) -> Result<(), Errno> {
-        epoll::add(epoll, &self.fd, token.into(), self.interest)
+    /// Has epoll watch it from now on.
+    pub(crate) fn watch(&self, epoll: BorrowedFd<'_>, key: EventKey) -> Result<(), Errno> {
+        epoll::add(epoll, &self.fd, key.into(), self.interest)
     }
 
-    /// Lets epoll say when there is room, if it has to.
-    pub(crate) fn watch_room(&mut self, epoll: BorrowedFd<'_>, token: Token) -> Result<(), Errno> {
+    /// Has epoll report when there is room, if the socket is full.
+    pub(crate) fn watch_room(&mut self, epoll: BorrowedFd<'_>, key: EventKey) -> Result<(), Errno> {
         if self.writable || self.interest == BOTH {
             return Ok(());
         }
         self.interest = BOTH;
-        epoll::modify(epoll, &self.fd, token.into(), self.interest)
+        epoll::modify(epoll, &self.fd, key.into(), self.interest)
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -76,14 +76,14 @@ impl Side {
         self.fd
     }
 
-    /// Takes what epoll says.
+    /// Takes what epoll reports.
     pub(crate) fn note(&mut self, flags: EventFlags) {
         self.closed |= flags.intersects(CLOSED);
         self.readable |= flags.intersects(EventFlags::IN | CLOSED);
         self.writable |= flags.intersects(EventFlags::OUT | CLOSED);
     }
 
-    /// Reads once. None: nothing is there now. 0: the end.
+    /// Reads once. None: nothing is there yet. 0: the end.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
         let room = into.len();
         self.read_with(room, |fd| rustix::net::recv(fd, &mut *into, RecvFlags::empty()).map(|(len, _)| len))
@@ -116,7 +116,7 @@ impl Side {
         }
     }
 
-    /// Takes one datagram. None: none is there now. One that is there tells nothing of others.
+    /// Takes one datagram. None: none is there yet. Unlike a short read, one datagram does not show that no other follows.
     pub(crate) fn receive_datagram(&mut self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
         if !self.readable {
             return Ok(None);
@@ -136,7 +136,7 @@ impl Side {
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, datagram, SendFlags::NOSIGNAL)).map(drop)
     }
 
-    /// Writes what goes; gives how many bytes went.
+    /// Writes until the socket is full; returns how many bytes went.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let mut sent = 0;
         while sent < bytes.len() && self.writable {

@@ -1,5 +1,5 @@
-//! Timers that epoll watches (timerfd). While bytes move, neither is a clock read for them nor has a wait an end of its
-//! own: in some guests, either is a system call or worse.
+//! Timers that epoll watches (timerfd). So epoll needs no timeout of its own, and no clock is read while bytes move: in
+//! some guests reading the clock is a system call or worse.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// One that waits to be set.
+    /// A timer that is not set.
     pub(crate) fn new() -> Result<Self, Errno> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         Ok(Self { fd: time::timerfd_create(TimerfdClockId::Monotonic, flags)?, at: None })
     }
 
-    /// Has it go off at this time, or earlier if that was asked for.
+    /// Has it go off at this time, unless it is set to an earlier one.
     pub(crate) fn expect(&mut self, at: Instant) {
         if self.at.is_some_and(|set| set <= at) {
             return;
@@ -38,9 +38,9 @@ impl Timer {
         }
     }
 
-    /// Takes note that it went off.
+    /// Notes that it went off.
     pub(crate) fn went_off(&mut self) {
-        // What is read does not matter: that it is, silences the timer.
+        // The read itself makes the timer unreadable again; the value does not matter.
         let _ = rustix::io::read(&self.fd, &mut [0; 8]);
         self.at = None;
     }
@@ -52,7 +52,7 @@ impl AsFd for Timer {
     }
 }
 
-/// At least a nanosecond, as none would stop the timer, and at most a day, which surely fits.
+/// At least a nanosecond, as zero would stop the timer, and at most a day, which fits any `time_t`.
 fn timespec(wait: Duration) -> Timespec {
     let wait = wait.clamp(Duration::from_nanos(1), Duration::from_secs(86_400));
     Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }

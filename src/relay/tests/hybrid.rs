@@ -74,7 +74,7 @@ async fn the_tail_arrives_when_the_pod_ends_first_and_the_host_reads_slowly() {
 }
 
 #[tokio::test]
-async fn both_directions_stalled_and_released_go_on() {
+async fn both_directions_continue_after_a_stall() {
     let guest = Guest::start();
     let device = vicious(&guest);
     let port = pod(|connection| async move {

@@ -16,7 +16,7 @@ use relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// A host that does everything by hand.
+/// A host that speaks the protocol by hand.
 struct Host(UnixStream);
 
 impl Host {
@@ -44,7 +44,7 @@ impl Host {
     }
 }
 
-/// Lets go of refused hosts soon.
+/// Closes refused connections soon.
 fn short() -> Config {
     Config { linger: Duration::from_millis(200), ..Config::default() }
 }

@@ -54,7 +54,7 @@ async fn the_pods_end_arrives_at_once_and_writing_goes_on() {
         let mut got = Vec::new();
         channel.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"bye");
-        // More than the window: credit must be found though nobody reads any more.
+        // More than the window: credit must be found although the reader has stopped.
         channel.write_all(&vec![7; MIB]).await.unwrap();
         channel.shutdown().await.unwrap();
         assert_eq!(told.recv().await, Some(MIB));
@@ -147,7 +147,7 @@ async fn a_pod_that_closes_early_still_gets_its_answer_through() {
 }
 
 #[tokio::test]
-async fn a_refused_port_is_told_and_harms_nobody() {
+async fn a_refused_port_is_reported_and_harms_no_other() {
     let guest = Guest::start();
     let port = unused_port().await;
     let error = guest.try_dial(&format!("localhost:{port}")).await.unwrap_err();
@@ -162,7 +162,7 @@ async fn a_refused_port_is_told_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_or_served_is_told() {
+async fn what_is_not_allowed_or_supported_is_reported() {
     let guest = Guest::start();
     let denied = guest.try_dial("169.254.169.254:80").await.unwrap_err();
     assert_eq!(denied.kind, DialErrorKind::Denied);
@@ -328,7 +328,7 @@ async fn an_aborted_channel_resets_the_pod_at_once() {
 async fn a_host_that_vanishes_in_mid_transfer_resets_the_pod() {
     let guest = Guest::start();
     let (port, mut told) = witness().await;
-    // By hand: a host that opens, sends a part of a frame and is gone.
+    // By hand: a host that opens, sends a part of a frame and vanishes.
     let mut host = tokio::net::UnixStream::connect(guest.path()).await.unwrap();
     let open = channel::Open::tcp(format!(":{port}"), Duration::from_secs(5));
     host.write_all(&channel::open::Opens::opening(&open)).await.unwrap();
@@ -339,7 +339,7 @@ async fn a_host_that_vanishes_in_mid_transfer_resets_the_pod() {
 }
 
 #[tokio::test]
-async fn a_finished_channel_ends_the_pod_in_order() {
+async fn a_finished_channel_ends_the_pod_cleanly() {
     let guest = Guest::start();
     let (port, mut told) = witness().await;
     let mut channel = guest.dial(port).await;
@@ -351,7 +351,7 @@ async fn a_finished_channel_ends_the_pod_in_order() {
 }
 
 #[tokio::test]
-async fn a_relay_that_ends_in_mid_transfer_is_an_error_within_a_second() {
+async fn a_relay_that_stops_in_mid_transfer_is_an_error_within_a_second() {
     let mut guest = Guest::start();
     let port =
         pod(|mut connection| async move { while connection.write_all(&[7; 65_536]).await.is_ok() {} }).await;

@@ -86,7 +86,7 @@ async fn a_thousand_datagrams_of_all_sizes_are_neither_merged_nor_split() {
         for count in 0..1_000 {
             let len = 1 + count * 8_999 / 999;
             channel.send(&sent[..len]).await.unwrap();
-            // As a resolver does: the next question after the answer. More could be lost, as UDP may.
+            // As a resolver does: the next question after the answer. UDP may lose more than one at a time.
             assert!(channel.receive().await.unwrap().unwrap() == sent[..len], "datagram of {len} bytes");
         }
         for len in [0, 65_507, 0, 1] {
@@ -130,7 +130,7 @@ async fn an_idle_association_ends_with_a_cause() {
 }
 
 #[tokio::test]
-async fn a_udp_port_that_refuses_is_told() {
+async fn a_udp_port_that_refuses_is_reported() {
     let guest = Guest::start();
     let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let open = Open::udp(format!("127.0.0.1:{port}"), LIMIT);
@@ -223,13 +223,13 @@ async fn containers_with_the_same_port_are_each_reached_by_id() {
     }
 }
 
-/// Puts a process into a cgroup of this name; none where this system has no cgroups that can be written.
+/// Puts a process into a cgroup of this name. None: this system has no writable cgroups.
 fn put_into_cgroup(name: &str, process: u32) -> Option<std::path::PathBuf> {
     for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory"] {
         let cgroup = Path::new(root).join(name);
         if std::fs::create_dir(&cgroup).is_ok() {
             let processes = cgroup.join("cgroup.procs");
-            // Where version 1 is mounted, /sys/fs/cgroup itself is a plain folder.
+            // With cgroup version 1, /sys/fs/cgroup itself is a plain directory.
             if processes.exists() && std::fs::write(processes, process.to_string()).is_ok() {
                 return Some(cgroup);
             }
@@ -251,7 +251,7 @@ async fn a_container_is_found_by_the_cgroup_of_its_process() {
         Guest::start_with(Config { containers, rules: allowing("unix:/*").rules, ..Config::default() });
     assert_eq!(greeting(&guest, &id, port).await, "by cgroup");
 
-    // Its files are those of its root, here the same as ours.
+    // Its root is the same as ours here.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -260,7 +260,7 @@ async fn a_container_is_found_by_the_cgroup_of_its_process() {
     soon(listener.accept()).await.unwrap();
 
     drop(container);
-    // The kernel lets go of the process a little later.
+    // The kernel removes the process a little later.
     soon(async {
         while std::fs::remove_dir(&cgroup).is_err() {
             tokio::task::yield_now().await
@@ -274,10 +274,10 @@ fn all_of(ports: &Ports) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn ports_that_do_not_fit_into_one_answer_are_told_in_several() {
+async fn ports_that_do_not_fit_into_one_answer_come_in_several() {
     let mut listeners = Vec::new();
     for _ in 0..300 {
-        // An address of its own, since other tests count on ports that are free.
+        // An address of its own, since other tests need free ports.
         listeners.push(tokio::net::TcpListener::bind("127.0.0.77:0").await.unwrap());
     }
     let guest = Guest::start();
@@ -291,7 +291,7 @@ async fn ports_that_do_not_fit_into_one_answer_are_told_in_several() {
 }
 
 #[tokio::test]
-async fn the_relay_tells_what_listens_in_each_namespace() {
+async fn the_relay_lists_what_listens_in_each_namespace() {
     let (port, udp) = (pod(echo).await, udp_echo().await);
     let inside = unused_port().await;
     let container = Container::start("one", inside);

@@ -40,7 +40,7 @@ fn terminate(child: &Child) {
 }
 
 #[test]
-fn says_what_it_can_do() {
+fn prints_its_help_and_version() {
     let (help, text) = output(&["--help"]);
     assert!(help.status.success() && text.contains("--listen vsock://PORT"));
     let (version, text) = output(&["--version"]);
@@ -49,15 +49,15 @@ fn says_what_it_can_do() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told() {
+fn a_wrong_command_line_is_reported() {
     for (arguments, part) in [
         (&["--listen"][..], "--listen needs a value"),
         (&["--listen", "tcp://:80"], "write vsock://PORT or unix:///PATH"),
         (&["--allow", "80"], "--allow: `80` is not a pattern"),
-        (&["--namespace", "/run/netns"], "no absolute path with {id}"),
+        (&["--namespace", "/run/netns"], "not an absolute path that contains {id}"),
         (&["--token-file", "/nowhere/token"], "/nowhere/token: cannot read the token"),
         (&["--accept-cid=x"], "--accept-cid:"),
-        (&["--port=80"], "`--port=80` is no option"),
+        (&["--port=80"], "`--port=80` is not an option"),
         (&["--listen=unix:///nowhere/relay.sock"], "cannot listen at unix:///nowhere/relay.sock"),
     ] {
         let (output, text) = output(arguments);
@@ -67,7 +67,7 @@ fn a_wrong_command_line_is_told() {
 }
 
 #[test]
-fn listens_at_several_places_and_ends_at_sigterm() {
+fn listens_at_several_addresses_and_stops_at_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let paths = [folder.path().join("a.sock"), folder.path().join("b.sock")];
     let listen: Vec<_> = paths.iter().map(|path| format!("--listen=unix://{}", path.display())).collect();
@@ -88,7 +88,7 @@ fn listens_at_several_places_and_ends_at_sigterm() {
     assert!(paths.iter().all(|path| !path.exists()));
     let mut text = String::new();
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    assert!(text.contains("listening at unix://") && text.contains("ending"), "{text}");
+    assert!(text.contains("listening at unix://") && text.contains("stopping"), "{text}");
 }
 
 /// Processor time that a process has taken, in ticks of 10 ms.
@@ -99,7 +99,7 @@ fn ticks(child: &Child) -> u64 {
 }
 
 #[test]
-fn without_descriptors_it_waits_quietly_and_goes_on_when_there_are_some() {
+fn without_descriptors_it_waits_quietly_and_continues_when_there_are_some() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.sock");
     let program = env!("CARGO_BIN_EXE_gangplank-relay");

@@ -1,4 +1,4 @@
-//! The token: who proves what to whom.
+//! The token: host and relay prove it to each other.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers are no #[test] to the lint
 
@@ -29,7 +29,7 @@ async fn try_dial(guest: &Guest, token: Option<&Token>, port: u16) -> Result<cha
 }
 
 #[tokio::test]
-async fn with_the_token_all_is_as_without_one() {
+async fn with_the_token_everything_works() {
     let (guest, ours) = (asking(), token("the token of this guest\n"));
     let port = pod(echo).await;
     let mut channel = try_dial(&guest, Some(&ours), port).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_relay_that_does_not_ask_for_the_token_is_not_used() {
     assert!(error.cause.contains("--token-file"), "{error}");
 }
 
-/// Somebody who listened in repeats what both sides said: the host's proof is of no use to it.
+/// An eavesdropper repeats what the host said: the proof does not fit another nonce.
 #[tokio::test]
 async fn a_proof_that_was_overheard_proves_nothing() {
     let (guest, ours) = (asking(), token("the token of this guest"));

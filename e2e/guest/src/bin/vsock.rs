@@ -119,7 +119,7 @@ async fn a_relay_that_ends_is_noticed(stopper: &Stopper) {
     stopper.stop();
     let error = soon(channel.read(&mut [0])).await.unwrap_err();
     println!("vsock: as it should be: {error}");
-    assert!(error.to_string().contains("the relay in the guest is ending"), "{error}");
+    assert!(error.to_string().contains("the relay in the guest is stopping"), "{error}");
     fails(1023, port, DialErrorKind::RelayNotReady).await;
 }
 

@@ -1,9 +1,9 @@
-//! A filter as the kernel wants it: a program of classic BPF that looks at a call's number and arguments.
+//! A filter in the kernel's form: a classic BPF program that looks at a call's number and arguments.
 //!
-//! It is a list of blocks. Each begins with the call's number in the accumulator, and either ends the program or is
-//! jumped over as a whole.
+//! It is a list of blocks. Each starts with the call's number in the accumulator, and either ends the program or is
+//! skipped as a whole.
 
-#![allow(unsafe_code)] // the one place; nothing else calls seccomp(2)
+#![allow(unsafe_code)] // the only module that calls seccomp(2)
 
 use std::io;
 use std::mem::offset_of;
@@ -18,7 +18,7 @@ pub(super) const ARCHITECTURE: u32 = 0xc000_0000
         183 /* EM_AARCH64 */
     };
 
-/// What an argument must be, by its lower 32 bits: more has none of those that are looked at.
+/// What an argument must be. Only its lower 32 bits are checked: all arguments that are checked are ints.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Test<'a> {
     OneOf(&'a [c_int]),
@@ -32,7 +32,7 @@ pub(super) enum Test<'a> {
 pub(super) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Refuses all.
+    /// A filter that refuses every call.
     pub(super) fn new() -> Self {
         Self(vec![
             load(offset_of!(seccomp_data, arch)),
@@ -42,14 +42,14 @@ impl Filter {
         ])
     }
 
-    /// Lets these calls pass.
+    /// Allows these calls.
     pub(super) fn allow(&mut self, calls: &[c_long]) {
         for &call in calls {
             self.0.extend([jump(libc::BPF_JEQ, call as u32, 0, 1), end(libc::SECCOMP_RET_ALLOW)]);
         }
     }
 
-    /// Lets a call pass if this argument of it, counted from 0, is as the test says; else it gets this error.
+    /// Allows a call if this argument, counted from 0, passes the test. Otherwise the call fails with this error.
     pub(super) fn allow_if(&mut self, call: c_long, argument: usize, test: Test<'_>, error: c_int) {
         let mut block = vec![load(offset_of!(seccomp_data, args) + argument * size_of::<u64>())];
         let allow = end(libc::SECCOMP_RET_ALLOW);
@@ -67,10 +67,10 @@ impl Filter {
         self.0.extend(block);
     }
 
-    /// Makes it hold for this thread and those that it will start, for ever.
+    /// Installs the filter for this thread and those that it starts. It cannot be removed.
     pub(super) fn install(mut self) -> io::Result<()> {
         self.0.push(end(refuse(libc::ENOSYS)));
-        // Kernels before 5.16 take whoever has a filter for one that runs the code of others, and slow it down.
+        // Without this flag, kernels before 5.16 turn on Spectre mitigations for any process with a filter.
         set(&mut self.0, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW).or_else(|error| match error.kind() {
             // Kernels before 4.17 do not know the flag.
             io::ErrorKind::InvalidInput => set(&mut self.0, 0),
@@ -87,17 +87,17 @@ fn set(instructions: &mut [sock_filter], flags: libc::c_ulong) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The verdict that fails a call with this error.
+/// The verdict that makes a call fail with this error.
 pub(super) fn refuse(error: c_int) -> u32 {
     libc::SECCOMP_RET_ERRNO | error as u32
 }
 
-/// Loads a word of `seccomp_data`: of a longer one the lower half, on a little-endian machine.
+/// Loads a word of `seccomp_data`; of a 64-bit field the lower half, as the machine is little-endian.
 fn load(offset: usize) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset as u32)
 }
 
-/// Jumps over so many instructions, by what the test says.
+/// Skips so many instructions, depending on the test.
 fn jump(test: u32, operand: u32, when_true: u8, when_false: u8) -> sock_filter {
     instruction(libc::BPF_JMP | test | libc::BPF_K, when_true, when_false, operand)
 }
@@ -112,10 +112,10 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
 
 #[cfg(test)]
 impl Filter {
-    /// What it says of a call whose arguments are all the same, as the kernel would find out.
+    /// The verdict on a call whose arguments are all the same, as the kernel would compute it.
     pub(super) fn verdict(&self, architecture: u32, call: u32, argument: u32) -> u32 {
         let (mut at, mut word) = (0, 0);
-        // What falls off the end is what `install` adds.
+        // `install` adds the refusal at the end.
         while let Some(instruction) = self.0.get(at) {
             at += 1;
             let holds = match u32::from(instruction.code) & 0xf7 {

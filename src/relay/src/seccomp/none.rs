@@ -1,10 +1,10 @@
-//! No list of system calls for this architecture.
+//! There is no list of system calls for this architecture.
 
 use std::io;
 
 use crate::{Config, Listen};
 
-/// Leaves all system calls.
+/// Restricts nothing.
 ///
 /// # Errors
 /// Always.

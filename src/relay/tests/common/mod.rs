@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// Far more than anything here takes, so that a hang is a failure and a slow machine is none.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Far more than anything here takes, so that a hang fails and a slow machine does not.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A second is promised. A busy machine may add some; what only a time limit ends takes 10.
+/// We promise one second. A busy machine may add some; anything that only a time limit ends takes 10.
 pub const AT_ONCE: Duration = Duration::from_secs(5);
 
 pub struct Guest {
@@ -124,10 +124,10 @@ pub async fn unused_port() -> u16 {
 
 /// Fails instead of hanging.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("this hangs")
+    timeout(DEADLINE, future).await.expect("this hangs")
 }
 
-/// Bytes in which every lost, doubled or moved piece shows.
+/// Bytes in which any lost, repeated or misplaced piece is noticed.
 pub fn pattern(seed: u64, len: usize) -> impl Iterator<Item = Vec<u8>> {
     let mut state = seed | 1;
     let mut left = len;
@@ -155,7 +155,7 @@ pub async fn send_pattern(to: &mut (impl AsyncWrite + Unpin), seed: u64, len: us
     }
 }
 
-/// Reads the pattern, and that nothing follows it.
+/// Reads the pattern, and checks that nothing follows it.
 pub async fn expect_pattern(from: &mut (impl AsyncRead + Unpin), seed: u64, len: usize) {
     let mut at = 0;
     for piece in pattern(seed, len) {
