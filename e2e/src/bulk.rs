@@ -1,5 +1,5 @@
 //! What a benchmark's pod serves: a source, a sink and an echo, by blocking threads. On the host they are the
-//! harness', so that their CPU time is in no contender's account; in a guest they are podserver's.
+//! harness's threads, so that their CPU time is not charged to any contender; in a guest they belong to podserver.
 //!
 //! Source and sink begin with a request of 8 bytes, a big-endian count N. The source then sends N bytes and
 //! ends its direction; the sink takes N bytes, answers one byte and ends its direction. Both wait for the
@@ -20,36 +20,36 @@ const CHUNK: usize = PERIOD * 1024;
 /// The sink compares transfers up to this size byte by byte, and only counts larger ones.
 pub const CHECKED: u64 = 8 << 20;
 
-/// The sink's answer when all it was to compare was right.
+/// The sink's answer if everything it compared was correct.
 pub const RIGHT: u8 = 1;
 const WRONG: u8 = 0;
 
 /// A buffer for one read or write of a bulk transfer.
 const BUFFER: usize = 256 << 10;
 
-/// A thread of the pod needs little; a thousand of them wait in the memory measurement.
+/// The pod's threads need little stack, and the memory measurement has a thousand of them waiting.
 const STACK: usize = 64 << 10;
 
 /// More than the 200 connections at once that tests open.
 const BACKLOG: i32 = 1024;
 
-/// Which of them.
+/// One of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// Sends as many bytes as it is asked for.
+    /// Sends as many bytes as the request says.
     Source,
-    /// Takes as many bytes as it was told.
+    /// Takes as many bytes as the request says.
     Sink,
-    /// Sends back what comes.
+    /// Sends back what it receives.
     Echo,
 }
 
 impl Port {
-    /// All, in the order of their numbers.
+    /// All of them, in the order of their numbers.
     pub const ALL: [Port; 3] = [Port::Source, Port::Sink, Port::Echo];
 }
 
-/// TCP ports on loopback by which the pod's three are reached.
+/// The TCP ports on loopback of the pod's three services.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports([u16; 3]);
 
@@ -59,7 +59,7 @@ impl Ports {
         Self(ports)
     }
 
-    /// Reads three numbers apart by spaces, in the order of [`Port::ALL`].
+    /// Parses three numbers separated by spaces, in the order of [`Port::ALL`].
     pub fn parse(line: &str) -> Option<Self> {
         let ports: Vec<u16> =
             line.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
@@ -80,7 +80,7 @@ impl Ports {
 /// Starts all three on free loopback ports. They live as long as this program.
 ///
 /// # Errors
-/// No port is to be had.
+/// If no port is available.
 pub fn start() -> io::Result<Ports> {
     let mut ports = [0; 3];
     for port in Port::ALL {
@@ -91,10 +91,10 @@ pub fn start() -> io::Result<Ports> {
     Ok(Ports::new(ports))
 }
 
-/// A stream socket of any family that listens, with room for more than the 200 connections that tests open at once.
+/// A listening stream socket of any family, with room for more than the 200 connections that tests open at once.
 ///
 /// # Errors
-/// The address is taken, or this system has no such family.
+/// If the address is taken, or the system does not support its family.
 pub fn listen(domain: Domain, address: &SockAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     if domain == Domain::IPV4 {
@@ -111,7 +111,7 @@ pub fn serve(listener: Socket, port: Port) {
         while let Ok((stream, _)) = listener.accept() {
             // A failed spawn closes the connection, and the driver reports that.
             let _ = thread::Builder::new().stack_size(STACK).spawn(move || {
-                // An error here is a connection that a contender cut; the driver sees it from its side.
+                // An error here means that a contender cut the connection; the driver sees that from its side.
                 let _ = answer(&stream, port);
             });
         }
@@ -123,14 +123,14 @@ pub fn pattern() -> Vec<u8> {
     (0..CHUNK).map(|i| (i % PERIOD) as u8).collect()
 }
 
-/// Compares a piece of a transfer with what belongs at its offset.
+/// Compares a piece of a transfer with what is expected at its offset.
 pub fn is_right(offset: u64, piece: &[u8]) -> bool {
     let start = (offset % PERIOD as u64) as usize;
     piece.iter().enumerate().all(|(i, byte)| *byte == ((start + i) % PERIOD) as u8)
 }
 
 fn answer(stream: &Socket, port: Port) -> io::Result<()> {
-    // Only TCP knows this.
+    // Only TCP has this option.
     let _ = stream.set_tcp_nodelay(true);
     match port {
         Port::Source => source(stream)?,

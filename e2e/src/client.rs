@@ -26,11 +26,11 @@ pub enum Client {
     Kubectl128,
     /// kubectl 1.20: SPDY without pings; the oldest that Debian still ships.
     Kubectl120,
-    /// kubectl 1.`minor` with SPDY in a WebSocket tunnel or without, if it has the choice (since 1.30).
+    /// kubectl 1.`minor`, with or without a WebSocket tunnel around SPDY if it supports both (since 1.30).
     Kubectl {
         /// 28 to 37.
         minor: u8,
-        /// What it does by itself since 1.31.
+        /// The default since 1.31.
         websocket: bool,
     },
     /// `gangplank forward`.
@@ -38,7 +38,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// It needs a daemon of [`Daemon::serve_tls`].
+    /// Whether it needs a daemon from [`Daemon::serve_tls`].
     pub fn uses_tls(self) -> bool {
         matches!(self, Self::CrictlTls | Self::CrictlWebSocketTls)
     }
@@ -56,14 +56,14 @@ impl Client {
         }
     }
 
-    /// Has one client process forward free local ports to these ports of the daemon's first pod.
+    /// Starts one client process that forwards free local ports to these ports of the daemon's first pod.
     ///
     /// # Panics
-    /// Where the client is missing, or ends before it listens.
+    /// If the client is missing, or ends before it listens.
     pub fn forward(self, daemon: &Daemon, ports: &[u16]) -> Forward {
         let name = format!("{self:?}");
         let process = Process::start(&name, &self.program(), daemon.dir(), |command| {
-            // Neither the user's configuration nor caches outside the test's directory.
+            // Ignore the user's configuration, and keep caches in the test's directory.
             command.env_clear().env("HOME", daemon.dir()).env("PATH", "/usr/bin:/bin");
             self.arguments(command, daemon);
             command.args(ports.iter().map(|port| format!(":{port}")));
@@ -108,10 +108,10 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// By a client that has just been started, for these ports; returns when it listens for all.
+    /// Wraps a client that has just been started for these ports; returns once it listens for all of them.
     ///
     /// # Panics
-    /// Where it ends before.
+    /// If it ends before.
     pub(crate) fn by(process: Process, ports: &[u16]) -> Self {
         let mut forward = Self { process, ports: Vec::new() };
         forward.ports = ports.iter().map(|&port| (port, forward.await_listener(port))).collect();
@@ -132,7 +132,7 @@ impl Forward {
     /// Connects to the local port that is forwarded to this port of the pod.
     ///
     /// # Panics
-    /// Where the client does not listen any more.
+    /// If the client does not listen any more.
     pub fn connect(&self, port: u16) -> TcpStream {
         let (_, local) = self.ports.iter().find(|(remote, _)| *remote == port).expect("a forwarded port");
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *local)))
@@ -142,19 +142,19 @@ impl Forward {
         stream
     }
 
-    /// Waits for the client's end, and gives all that it wrote.
+    /// Waits for the client to end, and returns all its output.
     ///
     /// # Panics
-    /// Where it does not end.
+    /// If it does not end.
     pub fn end(mut self) -> String {
         self.process.wait();
         self.process.output()
     }
 
-    /// Fails the test if the client has ended, with all that it wrote.
+    /// Fails the test if the client has ended, and shows its output.
     ///
     /// # Panics
-    /// Where it has ended.
+    /// If it has ended.
     pub fn must_be_alive(&mut self) {
         assert!(self.process.is_alive(), "the client ended; it wrote:\n{}", self.process.output());
     }

@@ -1,4 +1,4 @@
-//! `gangplank serve` with a configuration of the test's.
+//! `gangplank serve` with the test's own configuration.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -23,26 +23,26 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it with `pods[i]` as [`name`]`(i)`, and waits until both its front doors are open.
+    /// Starts it with `pods[i]` as [`name`]`(i)`, and waits until it serves both CRI and the Kubernetes API.
     ///
     /// # Panics
-    /// Where it is missing or does not come up.
+    /// If it is missing or does not come up.
     pub fn serve(pods: &[&Pod]) -> Self {
         Self::start(pods, false, "")
     }
 
-    /// The same, with TLS on the streaming server and a client certificate wanted.
+    /// The same, with TLS on the streaming server and a required client certificate.
     ///
     /// # Panics
-    /// Where it is missing or does not come up.
+    /// If it is missing or does not come up.
     pub fn serve_tls(pods: &[&Pod]) -> Self {
         Self::start(pods, true, "")
     }
 
-    /// The same, with further lines of configuration.
+    /// The same, with additional configuration.
     ///
     /// # Panics
-    /// Where it is missing or does not come up.
+    /// If it is missing or does not come up.
     pub fn serve_with(pods: &[&Pod], more: &str) -> Self {
         Self::start(pods, false, more)
     }
@@ -65,7 +65,7 @@ impl Daemon {
     /// Kills it, and starts it again as it was.
     ///
     /// # Panics
-    /// Where it does not come up again.
+    /// If it does not come up again.
     pub fn restart(&mut self) {
         self.process.kill();
         self.process = run(&self.config, &self.scratch, &self.cri, self.kube_api);
@@ -91,16 +91,16 @@ impl Daemon {
         self.metrics
     }
 
-    /// The address of its slice of the Kubernetes API.
+    /// The address of its small Kubernetes API.
     pub fn kube_api(&self) -> SocketAddr {
         self.kube_api
     }
 
-    /// Writes a kubeconfig for its slice of the Kubernetes API. (JavaScript's client wants to be told that plain HTTP
-    /// is meant.)
+    /// Writes a kubeconfig for its small Kubernetes API. (The JavaScript client needs an option to accept plain
+    /// HTTP.)
     ///
     /// # Panics
-    /// Where it cannot be written.
+    /// If it cannot be written.
     pub fn write_kubeconfig(&self) -> PathBuf {
         let path = self.dir().join("kubeconfig");
         let text = format!(
@@ -114,12 +114,12 @@ impl Daemon {
         path
     }
 
-    /// A directory for what belongs to this daemon's clients.
+    /// A directory for this daemon's clients.
     pub fn dir(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// All that it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         self.process.output()
     }
@@ -127,7 +127,7 @@ impl Daemon {
     /// The number of its open sockets. (It also keeps a few pipes for later use.)
     ///
     /// # Panics
-    /// Where it has ended.
+    /// If it has ended.
     pub fn sockets(&self) -> usize {
         let descriptors =
             std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the daemon runs");
@@ -135,10 +135,10 @@ impl Daemon {
         targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits for it to end.
     ///
     /// # Panics
-    /// Where it does not end.
+    /// If it does not end.
     pub fn shut_down(&mut self) -> ExitStatus {
         self.process.terminate();
         self.process.wait()
@@ -154,12 +154,12 @@ fn run(config: &Path, scratch: &Scratch, cri: &Path, kube_api: SocketAddr) -> Pr
     process
 }
 
-/// The name of a daemon's pod by its number.
+/// The name of the daemon's pod with this number.
 pub fn name(pod: usize) -> String {
     format!("demo-{pod}")
 }
 
-/// The sandbox id of a daemon's pod: 64 hex digits, as runtimes have them.
+/// The sandbox id of the daemon's pod with this number: 64 hex digits, as runtimes use.
 pub fn sandbox_id(pod: usize) -> String {
     format!("{pod:02x}").repeat(32)
 }

@@ -1,8 +1,8 @@
-//! A QEMU guest with a vsock device, and in it the relay and the pod's programs.
+//! A QEMU guest with a vsock device, which runs the relay and the pod's programs.
 //!
 //! The device is vhost-device-vsock, which shows the guest's vsock ports behind a Unix socket (hybrid vsock).
 //! Two of its faults shape this file: a connection to that socket while the guest boots stops the device for
-//! good, so nothing ever probes it and the guest announces itself; and the guest ends with a bare EOF.
+//! good, so nothing ever probes it and the guest announces itself; and when the guest ends, only EOF is seen.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,7 @@ use crate::parts;
 use crate::process::{LIMIT, Process};
 use crate::services::{KILL_PORT, READY_PORT, RELAY_PORT};
 
-/// Every guest has a device of its own, so all may have the same address.
+/// Each guest has its own device, so all can have the same address.
 const CID: u32 = 4;
 
 /// A booted guest. Dropping it ends QEMU, then the device.
@@ -30,15 +30,15 @@ pub struct Guest {
 struct Image {
     kernel: PathBuf,
     initrd: PathBuf,
-    /// What QEMU's processor has or has not, beside what it is for all.
+    /// Processor features, in addition to those that every guest has.
     processor: &'static str,
 }
 
 impl Guest {
-    /// Boots one whose sockets and logs lie in the directory, and waits until its relay and ports are up.
+    /// Boots a guest with its sockets and logs in the directory, and waits until its relay and ports are up.
     ///
     /// # Panics
-    /// Where a part is missing or the guest does not come up.
+    /// If a part is missing or the guest does not come up.
     pub fn boot(dir: &Path) -> Self {
         Self::boot_with(dir, &parts::cached("guest/initrd.img"))
     }
@@ -52,13 +52,13 @@ impl Guest {
         Self::start(dir, Image { kernel, initrd: initrd.to_owned(), processor: "" })
     }
 
-    /// The same with Linux 6.12, which gives packets beyond 32 KiB to the device in several pieces.
+    /// The same with Linux 6.12, which passes packets over 32 KiB to the device in several pieces.
     ///
     /// # Panics
     /// As [`boot`](Self::boot).
     pub fn boot_newer(dir: &Path) -> Self {
         let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| parts::cached("guest-newer").join(name));
-        // QEMU 7.2 lets this kernel crash each fifth time, mostly at a cmpxchg16b.
+        // Under QEMU 7.2, this kernel crashes every fifth time, mostly at a cmpxchg16b.
         Self::start(dir, Image { kernel, initrd, processor: ",cx16=off" })
     }
 
@@ -70,7 +70,7 @@ impl Guest {
         Self { qemu, device, dir: dir.to_owned(), image, ready }
     }
 
-    /// The relay's endpoint, as the daemon's configuration has it.
+    /// The relay's endpoint, for the daemon's configuration.
     pub fn endpoint(&self) -> String {
         format!("hvsock://{}:{RELAY_PORT}", self.socket().display())
     }
@@ -80,17 +80,17 @@ impl Guest {
         self.dir.join("v.sock")
     }
 
-    /// Ends the guest as a power cut does.
+    /// Ends the guest like a power cut.
     pub fn kill(&mut self) {
         self.qemu.kill();
     }
 
-    /// Ends the device, which its guest does not survive as far as vsock goes.
+    /// Ends the device. The guest's vsock does not survive that.
     pub fn kill_device(&mut self) {
         self.device.kill();
     }
 
-    /// Boots it again, with a device of its own at the same path, and waits until it is up.
+    /// Boots it again, with a new device at the same path, and waits until it is up.
     ///
     /// # Panics
     /// As [`boot`](Self::boot).
@@ -105,19 +105,19 @@ impl Guest {
     /// Kills the relay in the guest; the guest's init starts it again.
     ///
     /// # Panics
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn kill_relay(&self) {
-        // Until the guest closes: leaving before OK would kill the device.
+        // Wait until the guest closes: leaving before OK would kill the device.
         io::copy(&mut self.connect(KILL_PORT), &mut io::sink()).unwrap();
     }
 
-    /// A connection to a vsock port of the guest's, without a relay.
+    /// Connects to a vsock port of the guest, without a relay.
     ///
     /// # Panics
-    /// Where the guest does not take it.
+    /// If the guest does not take it.
     pub fn connect(&self, port: u32) -> UnixStream {
         let mut stream = UnixStream::connect(self.socket()).expect("the device answers");
-        // In one write, as the device takes what it reads first for the whole line.
+        // In one write, because the device takes its first read for the whole line.
         stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
         let mut byte = [0];
         while byte != *b"\n" {
@@ -126,20 +126,20 @@ impl Guest {
         stream
     }
 
-    /// Stops its processor; nothing else tells that it is paused.
+    /// Stops its processor. Nothing else shows that it is paused.
     pub fn pause(&self) {
         self.qemu.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn resume(&self) {
         self.qemu.signal(Signal::CONT);
     }
 
-    /// Has QEMU's monitor do this, and gives what it says.
+    /// Sends a command to QEMU's monitor, and returns the answer.
     ///
     /// # Panics
-    /// Where QEMU does not answer.
+    /// If QEMU does not answer.
     pub fn order(&self, command: &str) -> String {
         let mut monitor = UnixStream::connect(self.dir.join("monitor.sock")).expect("QEMU's monitor answers");
         monitor.set_read_timeout(Some(LIMIT)).unwrap();
@@ -148,10 +148,10 @@ impl Guest {
         read_to_prompt(&mut monitor)
     }
 
-    /// What its console shows, once these words are among it.
+    /// The console's output, once it contains these words.
     ///
     /// # Panics
-    /// Where they do not come.
+    /// If they do not appear.
     pub fn wait_for_console(&mut self, words: &str) -> String {
         let what = format!("the console says {words}");
         self.qemu.wait_until(&what, |output| output.contains(words).then(|| output.to_owned()))
@@ -188,9 +188,9 @@ fn start_device(dir: &Path) -> Process {
 }
 
 fn start_qemu(dir: &Path, image: &Image) -> Process {
-    // From /usr/bin: the one package whose program is used where it is installed.
+    // From /usr/bin: QEMU is the only program that is used from an installed package.
     Process::start("qemu", Path::new("qemu-system-x86_64"), dir, |command| {
-        // q35, as microvm hangs in TSC calibration without KVM; memory shared, as vhost-user needs; no ERMS, as the
+        // q35, as microvm hangs in TSC calibration without KVM; shared memory, which vhost-user needs; no ERMS, as the
         // kernel then copies by `rep movsb`, which TCG executes byte by byte, some ten times slower.
         command
             .args(["-accel", "tcg,thread=multi", "-smp", "1", "-m", "256", "-cpu"])
@@ -200,7 +200,7 @@ fn start_qemu(dir: &Path, image: &Image) -> Process {
             .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"])
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", dir.join("monitor.sock").display()))
-            // Its console is what QEMU writes: so it is in the log.
+            // The guest's console goes to QEMU's output, and so to the log.
             .args(["-serial", "stdio"])
             .arg("-chardev")
             .arg(format!("socket,id=c0,path={}", dir.join("vhost.sock").display()))
@@ -214,7 +214,7 @@ fn start_qemu(dir: &Path, image: &Image) -> Process {
     })
 }
 
-/// Waits for the guest's word on its ready port.
+/// Waits for the guest to connect to its ready port.
 fn await_ready(qemu: &mut Process, ready: &UnixListener) {
     ready.set_nonblocking(true).unwrap();
     let mut stream: UnixStream = qemu.wait_until("the guest is ready", |_| match ready.accept() {

@@ -2,7 +2,7 @@
 //!
 //! A test reads: a [`Pod`](pod::Pod) runs somewhere, a [`Daemon`](daemon::Daemon) serves it, a
 //! [`Client`](client::Client) forwards its ports, and the test talks to the [`Forward`](client::Forward).
-//! What is missing or goes wrong panics with a sentence and the programs' logs: it is the test that fails.
+//! If a part is missing or fails, the helpers panic with an explanation and the programs' logs, so the test fails.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -22,7 +22,7 @@ pub enum Library {
     OfficialJava,
 }
 
-/// What each program prints when all went as it should.
+/// What each program prints on success.
 const ALL_WELL: &str = "echoed\ntwo ports\nrefused\n";
 
 impl Library {
@@ -33,12 +33,12 @@ impl Library {
     /// Runs the client's program, in the directory, to its end.
     ///
     /// # Panics
-    /// Where it is missing, does not end, or anything went otherwise than it should.
+    /// If it is missing, does not end, or fails.
     pub fn must_forward(self, dir: &Path, kubeconfig: &Path, pod: &str, ports: [u16; 3]) {
         let (program, first) = self.program();
         let mut process = Process::start(&format!("{self:?}"), &program, dir, |command| {
             command.args(first).arg(kubeconfig).arg(pod).args(ports.map(|port| port.to_string()));
-            // Neither the user's configuration nor proxies.
+            // Ignore the user's configuration and proxies.
             command.env_clear().env("HOME", dir).env("PATH", "/usr/bin:/bin");
         });
         let status = process.wait();

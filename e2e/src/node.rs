@@ -7,7 +7,7 @@
 //!               etcd
 //! ```
 //!
-//! All of it is as it comes but for guest-runtime. There is no scheduler: pods name their node.
+//! Everything is stock except guest-runtime. There is no scheduler: pods name their node.
 
 mod control;
 mod gangplank;
@@ -29,10 +29,10 @@ use crate::parts::Scratch;
 use crate::process::LIMIT;
 use crate::services::Service;
 
-/// The address of both nodes and of the API server, which `alone` gives.
+/// The address of both nodes and of the API server, set up by `alone`.
 const ADDRESS: &str = "10.88.0.1";
 
-/// The one image, which `e2e/node/build-image` makes.
+/// The one image, built by `e2e/node/build-image`.
 const IMAGE: &str = "gangplank.test/pod:1";
 
 /// The RuntimeClass of pods that are guests, and its handler.
@@ -53,7 +53,7 @@ pub struct Cluster {
 
 /// A node of the cluster.
 pub struct Node {
-    /// Asks what is to run.
+    /// Asks for pods to run.
     pub kubelet: Kubelet,
     /// Between the two.
     pub gangplank: Gangplank,
@@ -62,10 +62,10 @@ pub struct Node {
 }
 
 impl Cluster {
-    /// Starts it, and one pod on each node, named as [`Kind::name`] has it.
+    /// Starts it, with one pod on each node, named by [`Kind::name`].
     ///
     /// # Panics
-    /// Where it runs elsewhere than under `e2e/node/alone`, or a part is missing or does not come up.
+    /// If it does not run under `e2e/node/alone`, or a part is missing or does not come up.
     pub fn start() -> Self {
         let scratch = Scratch::new();
         let dir = scratch.path();
@@ -91,10 +91,10 @@ impl Cluster {
         &self.kubectl
     }
 
-    /// Has pods run, all at once, and returns when they do.
+    /// Creates pods, all at once, and returns once they run.
     ///
     /// # Panics
-    /// Where one does not.
+    /// If one does not.
     pub fn run_pods(&self, pods: &[(Kind, &str)]) {
         thread::scope(|scope| {
             for &(kind, name) in pods {
@@ -109,7 +109,7 @@ impl Cluster {
     /// Waits until a node's kubelet, which has just been started, knows the node's own pod again.
     ///
     /// # Panics
-    /// Where it does not within the limit.
+    /// If it does not within the limit.
     pub fn await_kubelet(&self, kind: Kind) {
         let started = Instant::now();
         let (path, pod) =
@@ -123,7 +123,7 @@ impl Cluster {
         }
     }
 
-    /// What the parts have logged, each with its name.
+    /// The logs of all parts, each with its name.
     pub fn logs(&self) -> String {
         let logs = self.nodes.iter().flat_map(|node| {
             [
@@ -135,7 +135,7 @@ impl Cluster {
         logs.map(|(name, log)| format!("---- {name} wrote last:\n{}\n", tail(&log))).collect()
     }
 
-    /// A folder for what belongs to the cluster.
+    /// A folder for the cluster's files.
     pub fn dir(&self) -> &Path {
         self.scratch.path()
     }
@@ -160,7 +160,7 @@ fn manifest(kind: Kind, name: &str) -> String {
     }
 }
 
-/// The same of a pod that a kubelet runs without an API server, which is where classes are.
+/// The same for a pod that a kubelet runs without an API server, and so without a RuntimeClass.
 pub fn static_manifest() -> String {
     pod("pod", r#""hostname": "pod""#)
 }
@@ -175,7 +175,7 @@ fn pod(name: &str, place: &str) -> String {
     )
 }
 
-/// A new folder in this one.
+/// Creates a new folder in this one.
 fn folder(dir: &Path, name: &str) -> PathBuf {
     let folder = dir.join(name);
     std::fs::create_dir_all(&folder)
@@ -183,7 +183,7 @@ fn folder(dir: &Path, name: &str) -> PathBuf {
     folder
 }
 
-/// The end of a log that is long.
+/// The end of a long log.
 fn tail(log: &str) -> &str {
     const LINES: usize = 60;
     let start = log.rmatch_indices('\n').nth(LINES).map_or(0, |(at, _)| at + 1);

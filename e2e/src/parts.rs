@@ -1,4 +1,4 @@
-//! Where the programs and files are that `make` has built for the tests.
+//! Locations of the programs and files that `make` has built for the tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,15 +10,15 @@ fn repository() -> &'static Path {
 /// A file of `e2e/.cache`.
 ///
 /// # Panics
-/// Where it has not been built.
+/// If it has not been built.
 pub fn cached(name: &str) -> PathBuf {
     existing(repository().join("e2e/.cache").join(name), "make tools node")
 }
 
-/// A program that also runs in the guest: built static.
+/// A program that also runs in the guest, and so is built statically.
 ///
 /// # Panics
-/// Where it has not been built.
+/// If it has not been built.
 pub fn static_program(name: &str) -> PathBuf {
     existing(repository().join("target/x86_64-unknown-linux-gnu/release").join(name), "make relay tools")
 }
@@ -26,7 +26,7 @@ pub fn static_program(name: &str) -> PathBuf {
 /// A program of the tests' own.
 ///
 /// # Panics
-/// Where it has not been built.
+/// If it has not been built.
 pub fn program(name: &str) -> PathBuf {
     existing(repository().join("target/release").join(name), "make e2e-node")
 }
@@ -34,7 +34,7 @@ pub fn program(name: &str) -> PathBuf {
 /// The daemon: `target/release/gangplank`, or what `GANGPLANK_BIN` names.
 ///
 /// # Panics
-/// Where it has not been built.
+/// If it has not been built.
 pub fn daemon() -> PathBuf {
     let built = || repository().join("target/release/gangplank");
     existing(std::env::var_os("GANGPLANK_BIN").map_or_else(built, PathBuf::from), "make e2e")
@@ -45,14 +45,14 @@ fn existing(path: PathBuf, command: &str) -> PathBuf {
     path
 }
 
-/// A directory of a test's own, removed at its end. Its path is short, as Unix sockets need (107 bytes).
+/// A directory for one test, removed at its end. Its path is short, as Unix sockets need (107 bytes).
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes it.
+    /// Creates it.
     ///
     /// # Panics
-    /// Where the system's directory for temporary files cannot be written.
+    /// If the system's directory for temporary files cannot be written.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("gangplank-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -75,7 +75,7 @@ impl Default for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Left behind at worst.
+        // At worst, it is left behind.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

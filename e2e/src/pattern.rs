@@ -1,11 +1,11 @@
-//! Bytes that both ends can make and check: a lost, doubled or moved piece changes their hash.
+//! Bytes that both ends can generate and check: a lost, repeated or moved piece changes their hash.
 
 use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
 /// Bytes after which the pattern repeats. A prime, so that no buffer size is a multiple of it and a lost
-/// buffer never goes unseen.
+/// buffer never goes unnoticed.
 const PERIOD: usize = 65_521;
 
 /// A reader of the first `len` bytes of the pattern.
@@ -18,7 +18,7 @@ pub struct Pattern {
 impl Pattern {
     /// The first `len` bytes.
     pub fn new(len: u64) -> Self {
-        // Any generator does; this is Knuth's MMIX congruence, its top byte.
+        // Any generator would do; this is the top byte of Knuth's MMIX congruence.
         let step = |seed: &mut u64| {
             *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             Some((*seed >> 56) as u8)
@@ -42,11 +42,11 @@ impl Read for Pattern {
     }
 }
 
-/// Reads to the end. Gives `HASH LENGTH` (SHA-256 in hex, bytes in decimal), the form in which all parts of
-/// the tests speak of contents.
+/// Reads to the end. Returns `HASH LENGTH` (SHA-256 in hex, bytes in decimal), which is how all parts of
+/// the tests describe contents.
 ///
 /// # Errors
-/// What the reader gives.
+/// Errors of the reader.
 pub fn summary(mut reader: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut len = 0;

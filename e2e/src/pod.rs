@@ -8,7 +8,7 @@ use crate::parts::{self, Scratch};
 use crate::process::Process;
 use crate::services::{SERVICES, Service};
 
-/// Where a pod runs, so how its ports are reached.
+/// Where a pod runs, which decides how its ports are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// On the host: the daemon dials its network namespace.
@@ -37,10 +37,10 @@ enum Parts {
 }
 
 impl Pod {
-    /// Starts one.
+    /// Starts a pod.
     ///
     /// # Panics
-    /// Where a part is missing or does not come up.
+    /// If a part is missing or does not come up.
     pub fn run(place: Place) -> Self {
         let scratch = Scratch::new();
         match place {
@@ -57,10 +57,10 @@ impl Pod {
         }
     }
 
-    /// One of [`Place::Relay`] whose relay has further options.
+    /// A pod at [`Place::Relay`] whose relay has additional options.
     ///
     /// # Panics
-    /// Where a part is missing or does not come up.
+    /// If a part is missing or does not come up.
     pub fn behind_relay(options: &[&str]) -> Self {
         let scratch = Scratch::new();
         let (programs, ports) = start_programs(scratch.path());
@@ -69,11 +69,11 @@ impl Pod {
         Self::of(endpoint, ports, parts, scratch)
     }
 
-    /// One of [`Place::Guest`] with programs of this machine in it, and with what lies in this directory, of which
+    /// A pod at [`Place::Guest`] with programs from this machine and the files in this directory, of which
     /// `/extra` is run at boot.
     ///
     /// # Panics
-    /// Where a part is missing or does not come up.
+    /// If a part is missing or does not come up.
     pub fn guest_with(files: &Path, programs: &[&str]) -> Self {
         let scratch = Scratch::new();
         let initrd = scratch.path().join("initrd.img");
@@ -95,7 +95,7 @@ impl Pod {
         Self { endpoint, token_file: None, ports, parts, _scratch: scratch }
     }
 
-    /// Has daemons prove the token in this file to its relay.
+    /// Makes daemons prove the token in this file to its relay.
     pub fn set_token_file(&mut self, file: &str) {
         self.token_file = Some(file.to_owned());
     }
@@ -116,10 +116,10 @@ impl Pod {
         self.ports[service as usize]
     }
 
-    /// Ends the guest as a power cut does.
+    /// Ends the guest like a power cut.
     ///
     /// # Panics
-    /// Where the pod runs in none.
+    /// If the pod does not run in a guest.
     pub fn kill_guest(&mut self) {
         self.guest().kill();
     }
@@ -127,7 +127,7 @@ impl Pod {
     /// Boots another guest in its place, at the same endpoint.
     ///
     /// # Panics
-    /// Where the pod runs in none.
+    /// If the pod does not run in a guest.
     pub fn reboot_guest(&mut self) {
         self.guest().restart();
     }
@@ -135,7 +135,7 @@ impl Pod {
     /// The guest.
     ///
     /// # Panics
-    /// Where the pod runs in none.
+    /// If the pod does not run in a guest.
     pub fn guest(&mut self) -> &mut Guest {
         match &mut self.parts {
             Parts::Guest(guest) => guest,

@@ -1,4 +1,4 @@
-//! A program that a test has started, with its output in a file.
+//! A program started by a test, with its output in a file.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-/// How long anything may take before the test fails: only to end a test that hangs, so generous.
+/// How long anything may take before the test fails. It only ends tests that hang, so it is generous.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
-/// How often a condition is looked at again.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(10);
 
 /// A running program. It is killed when this is dropped, and when the thread that started it ends.
@@ -25,20 +25,20 @@ impl Process {
     /// Starts it, its output in `DIR/NAME.log`.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// If it does not start.
     pub fn start(name: &str, program: &Path, dir: &Path, build: impl FnOnce(&mut Command)) -> Self {
-        // setpriv (of util-linux) has the kernel kill the program should the test be killed.
+        // setpriv (util-linux) makes the kernel kill the program if the test is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program);
         build(&mut command);
         Self::spawn(name, command, dir)
     }
 
-    /// The same, but it outlives the thread that started it: for what several tests share, where the namespace in
-    /// which they run ends what they leave.
+    /// The same, but it outlives the thread that started it: for programs that several tests share, where their
+    /// namespace ends what they leave behind.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// If it does not start.
     pub fn start_shared(name: &str, program: &Path, dir: &Path, build: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program);
         build(&mut command);
@@ -54,20 +54,20 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// All that it has written so far.
+    /// Its output so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for the condition, which looks at the program's output.
+    /// Waits for the condition, which examines the program's output.
     ///
     /// # Panics
-    /// Where the program ends first, or the limit passes.
+    /// If the program ends first, or the limit passes.
     pub fn wait_until<T>(&mut self, what: &str, mut condition: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -83,7 +83,7 @@ impl Process {
 
     /// Kills it at once.
     pub fn kill(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -91,7 +91,7 @@ impl Process {
     /// Sends SIGTERM.
     ///
     /// # Panics
-    /// Where it has ended already.
+    /// If it has ended already.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
@@ -99,7 +99,7 @@ impl Process {
     /// Sends this signal.
     ///
     /// # Panics
-    /// Where it has ended already.
+    /// If it has ended already.
     pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal)
@@ -111,16 +111,16 @@ impl Process {
         self.child.id()
     }
 
-    /// Returns when it has ended, however late.
+    /// Waits for it to end, without a limit.
     pub fn wait_for_ever(&mut self) {
-        // Whatever the status, it has ended.
+        // It has ended, whatever the status.
         let _ = self.child.wait();
     }
 
     /// Waits for its end.
     ///
     /// # Panics
-    /// Where the limit passes.
+    /// If the limit passes.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT;
         loop {

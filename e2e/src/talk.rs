@@ -5,10 +5,10 @@ use std::net::{Shutdown, TcpStream};
 
 use crate::pattern::{Pattern, summary};
 
-/// Asks for a page and gives its body.
+/// Requests a page and returns its body.
 ///
 /// # Errors
-/// What the connection gives, or an answer that is no page.
+/// Errors of the connection, or an answer that is not a page.
 pub fn fetch(mut stream: TcpStream, path: &str) -> io::Result<Vec<u8>> {
     ask(&mut stream, path)?;
     let mut body = Vec::new();
@@ -17,10 +17,10 @@ pub fn fetch(mut stream: TcpStream, path: &str) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Downloads `size` bytes of the pattern and gives their summary.
+/// Downloads `size` bytes of the pattern and returns their summary.
 ///
 /// # Errors
-/// What the connection gives, or an answer that is no page.
+/// Errors of the connection, or an answer that is not a page.
 pub fn download(mut stream: TcpStream, size: u64) -> io::Result<String> {
     ask(&mut stream, &format!("/bytes/{size}"))?;
     skip_head(&mut stream)?;
@@ -30,7 +30,7 @@ pub fn download(mut stream: TcpStream, size: u64) -> io::Result<String> {
 /// Checks that a read found the connection's end, orderly or by a reset.
 ///
 /// # Panics
-/// Where it did not.
+/// If it did not.
 pub fn assert_ended(read: io::Result<usize>) {
     match read {
         Ok(0) => {}
@@ -41,20 +41,20 @@ pub fn assert_ended(read: io::Result<usize>) {
     }
 }
 
-/// Begins the download of `size` bytes and leaves after the first `part` of them.
+/// Starts a download of `size` bytes and leaves after the first `part` of them.
 ///
 /// # Errors
-/// What the connection gives up to there.
+/// Errors of the connection up to there.
 pub fn abort_download(mut stream: TcpStream, size: u64, part: u64) -> io::Result<()> {
     ask(&mut stream, &format!("/bytes/{size}"))?;
     skip_head(&mut stream)?;
     io::copy(&mut stream.take(part), &mut io::sink()).map(drop)
 }
 
-/// Sends `size` bytes of the pattern, ends its side, and gives the answer.
+/// Sends `size` bytes of the pattern, ends its side, and returns the answer.
 ///
 /// # Errors
-/// What the connection gives.
+/// Errors of the connection.
 pub fn upload(mut stream: TcpStream, size: u64) -> io::Result<String> {
     io::copy(&mut Pattern::new(size), &mut stream)?;
     stream.shutdown(Shutdown::Write)?;
@@ -66,7 +66,7 @@ pub fn upload(mut stream: TcpStream, size: u64) -> io::Result<String> {
 /// Sends the bytes and reads as many back.
 ///
 /// # Errors
-/// What the connection gives, its early end included.
+/// Errors of the connection, including an early end.
 pub fn echo(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(bytes)?;
     let mut back = vec![0; bytes.len()];
@@ -77,12 +77,12 @@ pub fn echo(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// Sends a request.
 ///
 /// # Errors
-/// What the connection gives.
+/// Errors of the connection.
 pub fn ask(stream: &mut TcpStream, path: &str) -> io::Result<()> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
 }
 
-/// Reads the answer's head, byte by byte as the body follows, and nothing after it.
+/// Reads exactly the answer's head, byte by byte, because the body follows.
 fn skip_head(stream: &mut TcpStream) -> io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];

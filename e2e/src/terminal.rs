@@ -1,4 +1,4 @@
-//! A program in a real terminal, by tmux: what is on its screen, and keys for it.
+//! A program in a real terminal (tmux): reads its screen and presses keys.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use crate::process::LIMIT;
 
-/// How often the screen is looked at again.
+/// How often the screen is checked.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A terminal of 100 columns and 30 lines. Dropping it ends what runs in it.
+/// A terminal with 100 columns and 30 lines. Dropping it ends the program.
 pub struct Terminal {
     server: PathBuf,
 }
 
 impl Terminal {
-    /// Runs a command of the shell in it. The tmux server is one of its own, with a socket in the directory.
+    /// Runs a shell command in it. It has its own tmux server, with a socket in the directory.
     ///
     /// # Panics
-    /// Where tmux is missing.
+    /// If tmux is missing.
     pub fn run(dir: &Path, command: &str) -> Self {
         let terminal = Self { server: dir.join("tmux.sock") };
-        // The screen stays when the command has ended, for the tests to see.
+        // The screen remains after the command has ended, for the tests to read.
         let command = format!("{command}; echo \"status $?\"; sleep 60");
         let output =
             terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", &command]);
@@ -40,10 +40,10 @@ impl Terminal {
         self.tmux(&["send-keys", key]);
     }
 
-    /// Waits until the screen is so, and gives it.
+    /// Waits until the screen satisfies the condition, and returns it.
     ///
     /// # Panics
-    /// Where it does not become so.
+    /// If it does not in time.
     pub fn shows(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + LIMIT;
         loop {

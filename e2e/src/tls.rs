@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-/// Writes the authority, and the certificates and keys of a server and a client that it has signed.
+/// Writes a CA certificate, and the certificates and keys of a server and a client that it has signed.
 pub(crate) fn write_files(dir: &Path) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new([]).unwrap();
@@ -29,7 +29,7 @@ pub(crate) fn configuration(dir: &Path) -> String {
     )
 }
 
-/// crictl's options. Checks the server's certificate against the name that it gives.
+/// crictl's options, which make it check the server's certificate against the given name.
 pub(crate) fn crictl_arguments(dir: &Path) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     let options = [("--tls-ca", "ca.pem"), ("--tls-cert", "client.pem"), ("--tls-key", "client.key")];

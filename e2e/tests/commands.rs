@@ -30,7 +30,7 @@ struct GoLayer {
 
 impl GoLayer {
     fn forwards(daemon: &Daemon, port: u16) -> Self {
-        // A killed layer leaves its socket's file, so each has one of its own.
+        // A killed layer leaves its socket file behind, so each has its own.
         let socket = daemon.dir().join(format!("go-{port}.sock"));
         let mut layer = Process::start("portdial", &cached("bin/portdial"), daemon.dir(), |command| {
             command.arg(&socket).arg(daemon.rpc());
@@ -77,7 +77,7 @@ fn a_cri_layer_in_go_forwards_by_port_dial_into_a_guest() {
     drop(pages);
     let sinks = GoLayer::forwards(&daemon, pod.port(Service::Sink));
     assert_eq!(talk::upload(sinks.connect(), 8 * MIB).unwrap(), sum, "its end reaches the pod");
-    // A Go program closes when it has the pod's end, which is no failure of anybody's.
+    // A Go program closes once it has the pod's end, which is not a failure.
     let log = daemon.log();
     assert!(log.contains("\"result\":\"ok\"") && !log.contains("\"result\":\"aborted\""), "{log}");
 }
@@ -86,7 +86,7 @@ fn gangplank(daemon: &Daemon, command: &str) -> String {
     format!("{} {command} --rpc unix://{}", parts::daemon().display(), daemon.rpc().display())
 }
 
-/// One of the program's commands into a guest, as `nc` would be used.
+/// `gangplank dial` into a guest, used like `nc`.
 #[test]
 fn dial_speaks_with_a_guest_over_standard_input_and_output() {
     let pod = Pod::run(Place::Guest);
@@ -162,7 +162,7 @@ fn top_is_a_live_table_until_q() {
     terminal.shows("its end", |screen| screen.contains("status 0"));
 }
 
-/// `gangplank forward` by JSON-RPC, of one port, and where it listens.
+/// `gangplank forward` over JSON-RPC for one port, and where it listens.
 fn forwards(daemon: &Daemon, port: &str) -> (Process, u16) {
     let mut forward = Process::start("forward", &parts::daemon(), daemon.dir(), |command| {
         command.arg("forward").arg("--rpc").arg(format!("unix://{}", daemon.rpc().display()));
@@ -176,8 +176,8 @@ fn forwards(daemon: &Daemon, port: &str) -> (Process, u16) {
     (forward, local)
 }
 
-/// A guest that is cut off is heard of without another connection, where one was open; and so is another guest in its
-/// place, by its relay's announcement.
+/// If a connection is open, the loss of its guest is noticed without another one; a new guest in its place is
+/// noticed by its relay's announcement.
 #[test]
 fn forward_comes_back_with_its_guest() {
     let mut pod = Pod::run(Place::Guest);
@@ -195,7 +195,7 @@ fn forward_comes_back_with_its_guest() {
     talk::echo(&mut connect(local), b"after").unwrap();
 }
 
-/// Runs one of the program's commands to its end, and gives what it says.
+/// Runs a gangplank command to its end, and returns its output.
 fn says(daemon: &Daemon, command: &[&str]) -> String {
     let mut program = Command::new(parts::daemon());
     program.args(command).arg("--rpc").arg(format!("unix://{}", daemon.rpc().display()));
@@ -204,7 +204,7 @@ fn says(daemon: &Daemon, command: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Waits until this holds.
+/// Waits until this returns something.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
@@ -213,12 +213,12 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Of this machine: a DNS server that knows one name, git's server, and where the latter's libraries are.
+/// On this machine: a DNS server that knows one name, git's server, and its libraries.
 const DNSMASQ: &str = "/usr/sbin/dnsmasq";
 const GIT: &str = "/usr/lib/git-core/git";
 const GIT_DAEMON: &str = "/usr/lib/git-core/git-daemon";
 
-/// Asks by dig, as a person would, for the one name that the server knows.
+/// Uses dig, as a person would, to ask for the one name that the server knows.
 fn resolves(local: u16) {
     let mut dig = Command::new("dig");
     dig.args(["+short", "+tries=3", "+time=10", "@127.0.0.1", "-p", &local.to_string(), "demo.test", "TXT"]);
@@ -245,7 +245,7 @@ fn dig_asks_dnsmasq_through_a_forwarded_udp_port() {
     (0..20).for_each(|_| resolves(local));
 }
 
-/// Everything that a person does with a guest in which real servers run: what listens, dig, git clone, the doctor.
+/// What a person does with a guest that runs real servers: `ports`, dig, git clone, `check`.
 #[test]
 fn a_guest_with_real_servers_is_used_by_every_command() {
     let files = Scratch::new();
@@ -265,7 +265,7 @@ fn a_guest_with_real_servers_is_used_by_every_command() {
     git(&["-C", there, "init", "-q"]);
     git(&["-C", there, "add", "file"]);
     git(&["-C", there, "commit", "-qm", "all of it"]);
-    // Whoever runs the tests owns what is in the guest.
+    // The user who runs the tests owns the files in the guest.
     std::fs::write(files.path().join(".gitconfig"), "[safe]\ndirectory = *\n").unwrap();
     std::fs::create_dir(files.path().join("etc")).unwrap();
     std::fs::write(files.path().join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
@@ -351,7 +351,7 @@ fn rules_tokens_and_containers_of_a_relay_are_served() {
     let told = dial("unix:///run/other.sock");
     assert!(told.contains("the daemon's rule `loopback only`"), "{told}");
 
-    // The relay keeps no more rights than it needs, so that of /proc it reaches its own namespace alone.
+    // The relay keeps only the privileges that it needs, so in /proc it can reach only its own namespace.
     let port = pod.port(Service::Http);
     let ports = says(&daemon, &["ports", &name(0), "--container", "self"]);
     let row = format!("{port}/tcp ");
@@ -364,7 +364,7 @@ fn page(daemon: &Daemon) -> String {
     String::from_utf8(talk::fetch(stream, "/metrics").unwrap()).unwrap()
 }
 
-/// Prometheus' own parser reads the page, and finds none of its metrics at rest.
+/// Prometheus' own parser reads the page, and every metric on it has changed.
 #[test]
 fn every_metric_on_the_page_is_moved() {
     let pod = Pod::run(Place::Relay);

@@ -16,7 +16,7 @@ use gangplank_e2e::talk;
 
 const MIB: u64 = 1 << 20;
 
-/// One module for each pair of client and place, one test in it for each check.
+/// One module for each pair of client and place, with one test for each check.
 macro_rules! matrix {
     ($($name:ident: $client:ident, $place:ident, [$($check:ident)*];)*) => {
         $(mod $name {
@@ -29,8 +29,8 @@ macro_rules! matrix {
     };
 }
 
-// Not `survives_aborted_downloads` with kubectl before 1.32: it never resets a stream that its user has left, and
-// then waits for ever on the data that it has already received for it. No server can help that.
+// Without `survives_aborted_downloads` for kubectl before 1.32: it never resets a stream that its user has left, and
+// then waits forever with data that it has already received for it. No server can help with that.
 matrix! {
     crictl_direct: Crictl, Direct, [
         serves_a_page carries_64_mib_both_ways carries_fifty_connections_at_once survives_a_refused_port
@@ -119,7 +119,7 @@ fn survives_a_reset(world: &World) {
     forward.must_be_alive();
 }
 
-/// The session goes on, and the daemon keeps no socket of what has been left.
+/// The session continues, and the daemon keeps no socket of the abandoned connections.
 fn survives_aborted_downloads(world: &World) {
     let mut forward = world.forward(&[Service::Http]);
     let page = |forward: &Forward| talk::fetch(world.connect(forward, Service::Http), "/").unwrap();
@@ -133,7 +133,7 @@ fn survives_aborted_downloads(world: &World) {
     eventually("the daemon has no more sockets than before", || world.daemon.sockets() <= before);
 }
 
-/// The answer comes [`LATE`] after the client's end, and it is whole.
+/// The answer arrives [`LATE`] after the client's end, and it is complete.
 fn answers_after_a_half_close(world: &World) {
     let forward = world.forward(&[Service::LateSink]);
     let begin = Instant::now();
@@ -142,13 +142,13 @@ fn answers_after_a_half_close(world: &World) {
     assert!(begin.elapsed() >= LATE);
 }
 
-/// One connection pushes to a port that never reads; another on the same session is served all the same.
+/// One connection pushes to a port that never reads; another in the same session is still served.
 fn survives_a_stuck_port(world: &World) {
     let mut forward = world.forward(&[Service::Blackhole, Service::Echo]);
     thread::scope(|scope| {
         let stuck = world.connect(&forward, Service::Blackhole);
         let pushed = scope.spawn(move || talk::upload(stuck, 128 * MIB));
-        // Enough time for the push to fill every buffer on its way, on a machine of any speed.
+        // Enough time for the push to fill every buffer on the way, on any machine.
         while !pushed.is_finished() {
             let mut good = world.connect(&forward, Service::Echo);
             assert_eq!(talk::echo(&mut good, b"still here").unwrap(), b"still here");
@@ -222,7 +222,7 @@ impl World {
         forward.connect(self.pod.port(service))
     }
 
-    /// Every connection echoes bytes of its own and stays open until all have.
+    /// Every connection echoes its own bytes and stays open until all have.
     fn echo_at_once(&self, forward: &Forward, count: usize) {
         let all_have_echoed = Barrier::new(count);
         thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! kubectl of every generation that can be had, against the daemon's slice of the Kubernetes API.
+//! Every generation of kubectl that is available, against the daemon's small Kubernetes API.
 #![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 use std::io::Read;

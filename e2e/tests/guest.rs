@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 const MIB: u64 = 1 << 20;
 
-/// A second is promised. A busy machine may add some; what only a time limit ends takes 10 and more.
+/// A second is promised. A busy machine may add some; anything that only a time limit ends takes at least 10.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// The ports of the guest's services begin here.
@@ -38,7 +38,7 @@ const BASE: u16 = 80;
 
 const ECHO: u16 = BASE + Service::Echo as u16;
 
-/// A guest, and the way to its relay.
+/// A guest, and the route to its relay.
 struct World {
     guest: Guest,
     endpoint: Endpoint,
@@ -84,7 +84,7 @@ fn pattern(len: u64) -> Vec<u8> {
     bytes
 }
 
-/// Sends the bytes, ends, and gives all that comes back.
+/// Sends the bytes, ends its side, and returns everything that comes back.
 async fn talk(channel: Channel, bytes: &[u8]) -> Vec<u8> {
     let (mut from, mut to) = tokio::io::split(channel);
     let sending = async {
@@ -116,7 +116,7 @@ async fn echoes(mut channel: Channel, word: &[u8]) {
 
 #[tokio::test]
 async fn three_guests_at_once_carry_the_right_bytes_both_ways() {
-    // In turn, since a guest ends with the thread that has started it.
+    // In turn, because a guest ends with the thread that started it.
     let worlds = [0; 3].map(|_| World::boot());
     let sent = pattern(8 * MIB);
     let expected = summary(&sent[..]).unwrap();
@@ -138,7 +138,7 @@ async fn futures<'a, T>(worlds: &'a [World; 3], with: impl AsyncFn(&'a World) ->
     tokio::join!(with(a), with(b), with(c)).into()
 }
 
-/// This device drops a packet that comes to it in several pieces, without a word. The relay sends none.
+/// This device silently drops packets that arrive in several pieces. The relay sends none.
 #[tokio::test]
 async fn a_kernel_that_cuts_packets_into_pieces_loses_no_byte() {
     let world = World::of(Guest::boot_newer);
@@ -164,11 +164,11 @@ async fn a_kernel_that_cuts_packets_into_pieces_loses_no_byte() {
     }
 }
 
-/// Both ends write and nobody reads, until everything stands still; then somebody does.
+/// Both ends write without reading until everything stalls; then they read.
 #[tokio::test]
 async fn both_directions_stalled_and_released_lose_no_byte() {
     let world = World::boot();
-    // More than the pod's TCP connection holds; it has up to 20 MiB of buffers (tcp_rmem and tcp_wmem, both ways).
+    // More than the pod's TCP connection can hold: it has up to 20 MiB of buffers (tcp_rmem and tcp_wmem, both ways).
     let sent = pattern(64 * MIB);
     let (mut from, mut to) = tokio::io::split(world.reach(BULK_PORT + bulk::Port::Echo as u16).await);
     let mut written = 0;
@@ -243,7 +243,7 @@ impl Living {
         Self { down, up, idle: reach(ECHO).await }
     }
 
-    /// Does this while they move bytes: all must fail at once, with a cause.
+    /// Does this while they move bytes; then all must fail at once, with a cause.
     async fn die_of(self, act: impl FnOnce() + Send + 'static) {
         let Self { mut down, mut up, mut idle } = self;
         let down = tokio::spawn(async move {
@@ -275,7 +275,7 @@ impl Living {
     }
 }
 
-/// A pod in a guest and a daemon that serves it, which no test touches once it runs.
+/// A pod in a guest and a daemon that serves it. Tests leave the daemon alone once it runs.
 struct Served {
     daemon: Daemon,
     pod: Pod,
@@ -292,7 +292,7 @@ impl Served {
         self.pod.endpoint().parse().unwrap()
     }
 
-    /// The pod's page, through the daemon; or what the daemon says.
+    /// The pod's page through the daemon, or the daemon's error.
     fn page(&self) -> Result<String, String> {
         let mut stream = UnixStream::connect(self.daemon.rpc()).unwrap();
         let (handle, port) = (daemon::name(0), self.pod.port(Service::Http));
@@ -327,7 +327,7 @@ async fn a_relay_killed_in_mid_transfer_ends_its_connections_and_the_next_dial_w
     let Served { daemon, pod } = served;
     let pod = kill(pod, living, |guest| guest.kill_relay()).await;
     served = Served { daemon, pod };
-    // The guest's init starts it again in a moment.
+    // The guest's init restarts it in a moment.
     eventually("the relay is back", || served.page().is_ok());
     served.serves();
 }
@@ -377,8 +377,8 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// It is silent like one that thinks. Whoever waits for it is told after 20 to 30 s; an idle connection is not, and goes
-/// on when the guest does.
+/// It is as silent as a busy guest. A connection that waits for it fails after 20 to 30 s; an idle one does not, and
+/// continues with the guest.
 #[tokio::test]
 async fn a_paused_guest_is_noticed_and_an_idle_connection_survives() {
     let world = World::boot();
@@ -390,8 +390,8 @@ async fn a_paused_guest_is_noticed_and_an_idle_connection_survives() {
     echoes(world.reach(ECHO).await, b"and new").await;
 }
 
-/// QEMU then takes the device's queues away, which vhost-device-vsock 0.3.0 does not survive when something is sent
-/// meanwhile: so that nothing is asked of it here afterwards.
+/// QEMU then removes the device's queues, which vhost-device-vsock 0.3.0 does not survive if something is sent
+/// meanwhile. So the test does not use it afterwards.
 #[tokio::test]
 async fn a_guest_stopped_by_its_monitor_is_noticed() {
     let world = World::boot();
@@ -430,7 +430,7 @@ async fn a_thousand_datagrams_of_all_sizes_are_neither_merged_nor_split() {
     let mut datagrams = soon(dial_datagrams(&world.endpoint, udp())).await.unwrap();
     let bytes = pattern(9_000 + 1_000);
     let datagram = |number: usize| &bytes[number..number + 1 + number * 8_999 / 999];
-    // Four at a time, as a UDP socket has room for so many of the largest.
+    // Four at a time, because a UDP socket has room for that many of the largest.
     for first in (0..1_000).step_by(4) {
         for number in first..first + 4 {
             soon(datagrams.send(datagram(number))).await.unwrap();

@@ -1,4 +1,4 @@
-//! Library clients against the daemon's slice of the Kubernetes API, for both kinds of endpoint.
+//! Library clients against the daemon's small Kubernetes API, for both kinds of endpoint.
 
 use gangplank_e2e::daemon::{self, Daemon};
 use gangplank_e2e::library::Library;

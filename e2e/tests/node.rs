@@ -1,5 +1,5 @@
 //! The whole chain: kubectl, API server, kubelet, gangplank, and a runtime of each kind. Run by `make e2e-node`,
-//! one after the other, since tests restart what all of them use.
+//! one after another, because tests restart parts that all of them use.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper is a failing test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use gangplank_e2e::talk;
 
 const MIB: u64 = 1 << 20;
 
-/// Four kubectls at once, one for each kind of pod and each transport, all still there after all of it.
+/// Four kubectls at once, one for each kind of pod and each transport; all must still run at the end.
 #[test]
 fn each_transport_reaches_each_pod_at_once() {
     let cluster = cluster();
@@ -75,7 +75,7 @@ fn carries_a_mebibyte_both_ways(forward: &Forward) {
     assert_eq!(talk::download(forward.connect(port(Service::Http)), MIB).unwrap(), sent);
 }
 
-/// The answer comes [`LATE`] after the client's end, and it is whole.
+/// The answer arrives [`LATE`] after the client's end, and it is complete.
 fn answers_after_a_half_close(forward: &Forward) {
     let begin = Instant::now();
     let answer = talk::upload(forward.connect(port(Service::LateSink)), 100_000).unwrap();
@@ -83,7 +83,7 @@ fn answers_after_a_half_close(forward: &Forward) {
     assert!(begin.elapsed() >= LATE);
 }
 
-/// Each kubectl ends by itself when its pod is deleted, though a connection is open, and says why.
+/// When its pod is deleted, kubectl ends by itself and says why, even with an open connection.
 #[test]
 fn a_pods_deletion_ends_its_kubectl() {
     let cluster = cluster();
@@ -103,7 +103,7 @@ fn a_pods_deletion_ends_its_kubectl() {
     }
 }
 
-/// The kubelet carries the session, so it ends with it, and kubectl too.
+/// The kubelet carries the session, so the session and kubectl end with it.
 #[test]
 fn a_kubelets_restart_ends_its_sessions_and_new_ones_work() {
     let mut cluster = cluster();
@@ -127,7 +127,7 @@ fn a_restart_of_gangplank_ends_its_sessions_and_new_ones_work() {
     }
 }
 
-/// The runtime is in no session's way.
+/// No session passes through the runtime.
 #[test]
 fn a_runtimes_restart_ends_no_session_and_new_ones_work() {
     let mut cluster = cluster();
@@ -150,8 +150,8 @@ fn every_byte_between_a_kubelet_and_guest_runtime_is_the_same_on_both_sides() {
     passes_unchanged(Kind::Guests);
 }
 
-/// A kubelet runs a pod and ends it, with a recorder on each side of gangplank: what the one has seen, the other has
-/// seen too, so the runtime is asked and the kubelet is told what they would be without gangplank.
+/// A kubelet runs a pod and ends it, with a recorder on each side of gangplank. Both must record the same, so the
+/// runtime and the kubelet see what they would see without gangplank.
 fn passes_unchanged(kind: Kind) {
     let scratch = Scratch::new();
     let dir = scratch.path();
@@ -175,7 +175,7 @@ fn passes_unchanged(kind: Kind) {
         [""; 0],
         "calls that did not reach the runtime as they came"
     );
-    // What the runtime has been asked may still be on its way back.
+    // The runtime's answers may still be on their way.
     before.await_calls("all that was seen behind", |calls| {
         without(&seen_behind, calls).iter().all(|call| is_gangplanks_own(call))
     });
@@ -189,7 +189,7 @@ fn called(wanted: &str, calls: &[String]) -> bool {
     calls.iter().any(|call| method(call) == wanted)
 }
 
-/// The calls that are not among the others, each as often as it is missing.
+/// The calls that are missing from the others, each as often as it is missing.
 fn without<'a>(calls: &'a [String], others: &[String]) -> Vec<&'a str> {
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for other in others {
@@ -205,12 +205,12 @@ fn without<'a>(calls: &'a [String], others: &[String]) -> Vec<&'a str> {
     missing.map(String::as_str).collect()
 }
 
-/// It asks the runtime for its sandboxes itself; the kubelet, which is in Go, says so.
+/// gangplank itself asks the runtime for its sandboxes; the kubelet, which is written in Go, shows in its calls.
 fn is_gangplanks_own(call: &str) -> bool {
     ["ListPodSandbox", "PodSandboxStatus"].contains(&method(call)) && !call.contains("[user-agent:grpc-go")
 }
 
-/// critest's cases of port-forward, with each of its transports, and gangplank in front of containerd.
+/// critest's port-forward cases with each transport, with gangplank in front of containerd.
 #[test]
 fn critest_passes_with_either_transport() {
     let scratch = Scratch::new();

@@ -1,5 +1,5 @@
 //! CRI v1's messages about containers and images: names, numbers and types are those of k8s.io/cri-api v0.37.
-//! What this runtime neither reads nor fills is left out.
+//! Fields that this runtime does not use are left out.
 #![allow(missing_docs, reason = "they are documented where they come from")]
 
 use std::collections::BTreeMap;

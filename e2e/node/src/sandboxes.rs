@@ -1,5 +1,5 @@
 //! What the runtime does with sandboxes and their containers. A sandbox is a guest, booted by `run-guest`, whose
-//! programs start with it; so its containers are but notes.
+//! programs start with it, so its containers are only records.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::messages::{
 };
 use crate::store::{self, Store, internal};
 
-/// As a shell tells of a program that SIGKILL has ended.
+/// The exit status that a shell reports for a program ended by SIGKILL.
 const KILLED: i32 = 128 + 9;
 
 /// How long a guest may take to end.
@@ -35,15 +35,15 @@ pub struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Those of this store; new ones are booted by this program.
+    /// Manages the sandboxes in this store; this program boots new ones.
     pub fn new(store: Store, run_guest: PathBuf) -> Self {
         Self { store, run_guest }
     }
 
-    /// Boots a guest and returns when its relay is up.
+    /// Boots a guest and returns once its relay is up.
     ///
     /// # Errors
-    /// Where it does not come up.
+    /// If it does not come up.
     pub fn run(&self, asked: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Status> {
         let config = asked.config.ok_or_else(|| Status::invalid_argument("no config"))?;
         let id = new_id()?;
@@ -64,10 +64,10 @@ impl Sandboxes {
         Ok(RunPodSandboxResponse { pod_sandbox_id: id })
     }
 
-    /// Ends its guest, and so its containers. A sandbox that is not known has stopped.
+    /// Ends its guest, and so its containers. An unknown sandbox counts as stopped.
     ///
     /// # Errors
-    /// Where it cannot be noted, or the guest does not end.
+    /// If that cannot be recorded, or the guest does not end.
     pub fn stop(&self, asked: &StopPodSandboxRequest) -> Result<(), Status> {
         let Ok(mut sandbox) = self.store.sandbox(&asked.pod_sandbox_id) else { return Ok(()) };
         end(&self.store.folder(&sandbox.id))?;
@@ -75,10 +75,10 @@ impl Sandboxes {
         self.store.put_sandbox(&sandbox)
     }
 
-    /// Forgets it.
+    /// Removes it.
     ///
     /// # Errors
-    /// Where its folder cannot be removed.
+    /// If its folder cannot be removed.
     pub fn remove(&self, asked: &RemovePodSandboxRequest) -> Result<(), Status> {
         let Ok(sandbox) = self.store.sandbox(&asked.pod_sandbox_id) else { return Ok(()) };
         let folder = self.store.folder(&sandbox.id);
@@ -86,10 +86,10 @@ impl Sandboxes {
         std::fs::remove_dir_all(folder).map_err(internal)
     }
 
-    /// Those that fit the filter.
+    /// The sandboxes that match the filter.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// If they cannot be read.
     pub fn list(&self, asked: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Status> {
         let filter = asked.filter.unwrap_or_default();
         let mut items = self.store.sandboxes()?;
@@ -104,7 +104,7 @@ impl Sandboxes {
     /// One in full.
     ///
     /// # Errors
-    /// Where there is none with this id.
+    /// If there is none with this id.
     pub fn status(&self, asked: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Status> {
         let sandbox = self.store.sandbox(&asked.pod_sandbox_id)?;
         let status = PodSandboxStatus {
@@ -120,10 +120,10 @@ impl Sandboxes {
         Ok(PodSandboxStatusResponse { status: Some(status), ..PodSandboxStatusResponse::default() })
     }
 
-    /// Notes a container.
+    /// Records a container.
     ///
     /// # Errors
-    /// Where its sandbox is not known.
+    /// If its sandbox is not known.
     pub fn create_container(&self, asked: CreateContainerRequest) -> Result<ContainerId, Status> {
         let sandbox = self.store.sandbox(&asked.pod_sandbox_id)?;
         let config = asked.config.ok_or_else(|| Status::invalid_argument("no config"))?;
@@ -143,29 +143,29 @@ impl Sandboxes {
         Ok(ContainerId { container_id: id })
     }
 
-    /// Notes that it runs, or no longer does.
+    /// Records that it runs, or no longer does.
     ///
     /// # Errors
-    /// Where it is not known.
+    /// If it is not known.
     pub fn set_container(&self, asked: &ContainerId, state: ContainerState) -> Result<(), Status> {
         let mut container = self.store.container(&asked.container_id)?;
         container.state = state.into();
         self.store.put_container(&container)
     }
 
-    /// Forgets a container.
+    /// Removes a container.
     ///
     /// # Errors
-    /// Where its file cannot be removed.
+    /// If its file cannot be removed.
     pub fn remove_container(&self, asked: &ContainerId) -> Result<(), Status> {
         let Ok(container) = self.store.container(&asked.container_id) else { return Ok(()) };
         self.store.remove_container(&container)
     }
 
-    /// The containers that fit the filter.
+    /// The containers that match the filter.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// If they cannot be read.
     pub fn containers(&self, asked: ListContainersRequest) -> Result<ListContainersResponse, Status> {
         let filter = asked.filter.unwrap_or_default();
         let mut containers = self.store.containers()?;
@@ -181,7 +181,7 @@ impl Sandboxes {
     /// One container in full.
     ///
     /// # Errors
-    /// Where it is not known.
+    /// If it is not known.
     pub fn container_status(&self, asked: &ContainerId) -> Result<ContainerStatusResponse, Status> {
         let container = self.store.container(&asked.container_id)?;
         let state = container.state();
@@ -204,7 +204,7 @@ impl Sandboxes {
     }
 }
 
-/// Starts `run-guest`, which prints one line when the guest is ready, and outlives this process.
+/// Starts `run-guest`, which prints one line once the guest is ready, and outlives this process.
 fn boot(run_guest: &Path, folder: &Path) -> Result<Child, Status> {
     let log = std::fs::File::create(folder.join("run-guest.log")).map_err(internal)?;
     let mut command = Command::new(run_guest);
@@ -221,7 +221,7 @@ fn boot(run_guest: &Path, folder: &Path) -> Result<Child, Status> {
     Ok(guest)
 }
 
-/// Waits for the process's end, as its parent has to.
+/// Waits for the process, as its parent must.
 fn collect(mut guest: Child) {
     std::thread::spawn(move || guest.wait());
 }
@@ -231,7 +231,7 @@ fn end(folder: &Path) -> Result<(), Status> {
     let deadline = Instant::now() + END;
     while let Some(id) = store::guest(folder) {
         let process = i32::try_from(id).ok().and_then(Pid::from_raw);
-        // It may just have ended by itself.
+        // It may have ended in the meantime.
         let _ = process.map(|process| kill_process(process, Signal::KILL));
         if Instant::now() > deadline {
             return Err(Status::deadline_exceeded("the guest does not end"));
@@ -241,7 +241,7 @@ fn end(folder: &Path) -> Result<(), Status> {
     Ok(())
 }
 
-/// Half as long as other runtimes' ids: it is part of sockets' paths.
+/// Half as long as other runtimes' ids, because it is part of socket paths.
 fn new_id() -> Result<String, Status> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(internal)?;

@@ -1,4 +1,4 @@
-//! CRI v1 on a Unix socket: the methods that a kubelet does not do without, and no other.
+//! CRI v1 on a Unix socket: only the methods that a kubelet needs.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,7 +25,7 @@ use crate::sandboxes::Sandboxes;
 /// Serves until the listener fails.
 ///
 /// # Errors
-/// Where it does.
+/// If it does.
 pub async fn serve(listener: UnixListener, sandboxes: Sandboxes) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
@@ -78,7 +78,7 @@ async fn answer(request: Request<Incoming>, all: Sandboxes) -> Response<Body> {
     }
 }
 
-/// Decodes the one message of a call, lets it be answered, which may take long, and encodes the answer.
+/// Decodes the one message of a call, waits for the answer, which may take long, and encodes it.
 async fn unary<Q, A>(
     request: Request<Incoming>,
     answer: impl FnOnce(Q) -> Result<A, Status> + Clone + Send + 'static,
@@ -117,7 +117,7 @@ fn status() -> StatusResponse {
     StatusResponse { status: Some(status), ..StatusResponse::default() }
 }
 
-/// Whatever is asked for is there: the guest's programs come with it.
+/// Every image exists: the guest brings its programs.
 fn image(asked: ImageStatusRequest) -> ImageStatusResponse {
     let name = asked.image.unwrap_or_default().image;
     ImageStatusResponse { image: Some(Image { id: name.clone(), repo_tags: vec![name], size: 1 }) }

@@ -1,5 +1,5 @@
 //! Sandboxes and containers as files: a folder for each sandbox, in it one message for the sandbox, one for each of
-//! its containers, and what its guest needs.
+//! its containers, and the guest's files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::messages::{Container, ContainerState};
 
-/// The extension of a file that is not yet in its place.
+/// The extension of a file that is still being written.
 const NEW: &str = "new";
 
 /// The folder of all sandboxes.
@@ -18,10 +18,10 @@ const NEW: &str = "new";
 pub struct Store(PathBuf);
 
 impl Store {
-    /// In this folder, which is made if need be. Guests' sockets lie in it, so its path has to be short.
+    /// Uses this folder, which is created if necessary. Guests' sockets are in it, so its path must be short.
     ///
     /// # Errors
-    /// Where it cannot be made.
+    /// If it cannot be made.
     pub fn open(root: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&root)?;
         Ok(Self(root))
@@ -35,11 +35,11 @@ impl Store {
     /// All sandboxes, each ready only while its guest runs.
     ///
     /// # Errors
-    /// Where a file cannot be read.
+    /// If a file cannot be read.
     pub fn sandboxes(&self) -> Result<Vec<PodSandbox>, Status> {
         let mut sandboxes = Vec::new();
         for folder in entries(&self.0)? {
-            // One that is being made, or removed, has none.
+            // A sandbox that is being created or removed has none.
             if let Some(mut sandbox) = read::<PodSandbox>(&folder.join("sandbox"))? {
                 if !is_running(&folder) {
                     sandbox.state = PodSandboxState::SandboxNotready.into();
@@ -50,28 +50,28 @@ impl Store {
         Ok(sandboxes)
     }
 
-    /// Writes a sandbox down, new or changed.
+    /// Saves a new or changed sandbox.
     ///
     /// # Errors
-    /// Where its folder cannot be written.
+    /// If its folder cannot be written.
     pub fn put_sandbox(&self, sandbox: &PodSandbox) -> Result<(), Status> {
         write(&self.folder(&sandbox.id).join("sandbox"), sandbox)
     }
 
-    /// The sandbox with this id or beginning of one.
+    /// The sandbox with this id or prefix.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If there is none.
     pub fn sandbox(&self, id: &str) -> Result<PodSandbox, Status> {
         let found =
             self.sandboxes()?.into_iter().find(|sandbox| !id.is_empty() && sandbox.id.starts_with(id));
         found.ok_or_else(|| Status::not_found(format!("no sandbox {id:?}")))
     }
 
-    /// All containers; one that ran in a guest that has ended has exited.
+    /// All containers. Those whose guest has ended have exited.
     ///
     /// # Errors
-    /// Where a file cannot be read.
+    /// If a file cannot be read.
     pub fn containers(&self) -> Result<Vec<Container>, Status> {
         let mut containers = Vec::new();
         for folder in entries(&self.0)? {
@@ -86,10 +86,10 @@ impl Store {
         Ok(containers)
     }
 
-    /// Writes a container down, new or changed.
+    /// Saves a new or changed container.
     ///
     /// # Errors
-    /// Where its sandbox is gone, or its file cannot be written.
+    /// If its sandbox is gone, or its file cannot be written.
     pub fn put_container(&self, container: &Container) -> Result<(), Status> {
         write(&self.container_file(container), container)
     }
@@ -97,16 +97,16 @@ impl Store {
     /// The container with this id.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If there is none.
     pub fn container(&self, id: &str) -> Result<Container, Status> {
         let found = self.containers()?.into_iter().find(|container| container.id == id);
         found.ok_or_else(|| Status::not_found(format!("no container {id:?}")))
     }
 
-    /// Forgets a container.
+    /// Removes a container.
     ///
     /// # Errors
-    /// Where its file cannot be removed.
+    /// If its file cannot be removed.
     pub fn remove_container(&self, container: &Container) -> Result<(), Status> {
         std::fs::remove_file(self.container_file(container)).map_err(internal)
     }
@@ -116,11 +116,11 @@ impl Store {
     }
 }
 
-/// The process that has the guest of this sandbox's folder, while it runs.
+/// The process that runs the guest in this sandbox's folder, if it is running.
 pub fn guest(folder: &Path) -> Option<u32> {
     let id = std::fs::read_to_string(folder.join("pid")).ok()?.parse().ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // proc(5): the state follows the name, which is in brackets. Nobody may have collected it yet.
+    // proc(5): the state follows the name, which is in brackets. It may be a zombie.
     let (_, state) = stat.rsplit_once(") ")?;
     (!state.starts_with('Z')).then_some(id)
 }
@@ -129,7 +129,7 @@ fn is_running(folder: &Path) -> bool {
     guest(folder).is_some()
 }
 
-/// What lies in a folder; nothing, if it is not there.
+/// The entries of a folder; none if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Status> {
     match std::fs::read_dir(folder) {
         Ok(entries) => {
@@ -151,7 +151,7 @@ fn read<M: Message + Default>(file: &Path) -> Result<Option<M>, Status> {
     }
 }
 
-/// Writes it beside its place first: whoever reads meanwhile sees all of the old or all of the new.
+/// Writes a temporary file first, so that readers see either all of the old or all of the new.
 fn write(file: &Path, message: &impl Message) -> Result<(), Status> {
     let new = file.with_extension(NEW);
     std::fs::write(&new, message.encode_to_vec()).map_err(internal)?;

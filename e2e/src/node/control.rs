@@ -9,10 +9,10 @@ use super::kubectl::Kubectl;
 use crate::parts;
 use crate::process::{LIMIT, Process};
 
-/// What the one user shows.
+/// The token of the only user.
 const TOKEN: &str = "gangplank-test";
 
-/// The address of etcd. No other is in this network namespace.
+/// The address of etcd, which has this network namespace to itself.
 const ETCD: &str = "127.0.0.1:2379";
 
 /// Both, running. Dropping it ends them.
@@ -23,10 +23,10 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts both in this folder and returns when pods can be made.
+    /// Starts both in this folder and returns once pods can be created.
     ///
     /// # Panics
-    /// Where one does not come up.
+    /// If one does not come up.
     pub fn start(dir: &Path) -> Self {
         let etcd = start_etcd(dir);
         let apiserver = startapiserver(dir);
@@ -37,12 +37,12 @@ impl ControlPlane {
         control
     }
 
-    /// The file by which clients find it.
+    /// The clients' configuration file.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// Pods go to the namespace `default`, which the API server makes some time after its start.
+    /// Pods go to the namespace `default`, which the API server creates some time after its start.
     fn await_namespace(&mut self, dir: &Path) {
         let kubectl = Kubectl::new(&self.config, dir);
         let deadline = Instant::now() + LIMIT;
@@ -71,7 +71,7 @@ fn start_etcd(dir: &Path) -> Process {
 
 fn startapiserver(dir: &Path) -> Process {
     let [tokens, key, public_key] = ["tokens.csv", "key.pem", "key.pub"].map(|name| dir.join(name));
-    // For the tokens of service accounts, which no pod here has; but it wants to be able to sign them.
+    // For service account tokens. No pod here has one, but the server insists on being able to sign them.
     let pair = rcgen::KeyPair::generate().expect("a key");
     std::fs::write(&tokens, format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
     std::fs::write(&key, pair.serialize_pem()).unwrap();
@@ -85,9 +85,9 @@ fn startapiserver(dir: &Path) -> Process {
         command.arg("--service-account-signing-key-file").arg(key);
         command.arg("--service-account-key-file").arg(public_key);
         command.args(["--service-cluster-ip-range", "10.99.0.0/24"]);
-        // Nodes' names are in no DNS.
+        // No DNS has the nodes' names.
         command.args(["--kubelet-preferred-address-types", "InternalIP"]);
-        // These want controllers, which there are none of.
+        // These need controllers, and there are none.
         command
             .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,DefaultTolerationSeconds");
     })

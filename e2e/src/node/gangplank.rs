@@ -17,10 +17,10 @@ pub struct Gangplank {
 }
 
 impl Gangplank {
-    /// Starts it in this folder in front of the runtime on this socket, and returns when its own takes connections.
+    /// Starts it in this folder in front of the runtime on this socket, and returns once its own accepts connections.
     ///
     /// # Panics
-    /// Where it does not come up.
+    /// If it does not come up.
     pub fn start(kind: Kind, dir: &Path, upstream: &Path) -> Self {
         let way = match kind {
             Kind::Containers => "netns = true\n".to_owned(),
@@ -45,16 +45,16 @@ impl Gangplank {
         &self.socket
     }
 
-    /// Kills it as a crash does, and starts it again.
+    /// Kills it like a crash, and starts it again.
     ///
     /// # Panics
-    /// Where it does not come up again.
+    /// If it does not come up again.
     pub fn restart(&mut self) {
         self.process.kill();
         self.process = run(&self.dir, &self.socket);
     }
 
-    /// All that it has logged since it was started.
+    /// Its log since it was started.
     pub fn log(&self) -> String {
         self.process.output()
     }

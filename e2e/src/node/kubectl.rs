@@ -11,7 +11,7 @@ use crate::process::Process;
 /// How kubectl speaks to the API server when it forwards ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// SPDY in a WebSocket tunnel: its choice.
+    /// SPDY in a WebSocket tunnel: the default.
     WebSocket,
     /// SPDY.
     Spdy,
@@ -34,21 +34,21 @@ impl Kubectl {
         &self.config
     }
 
-    /// Runs it and gives what it prints.
+    /// Runs it and returns its output.
     ///
     /// # Panics
-    /// Where it fails.
+    /// If it fails.
     pub fn run(&self, arguments: &[&str]) -> String {
         self.try_run(arguments).unwrap_or_else(|output| panic!("kubectl {arguments:?} failed: {output}"))
     }
 
-    /// Runs it and gives what it prints.
+    /// Runs it and returns its output.
     ///
     /// # Errors
-    /// What it prints when it fails.
+    /// Its output if it fails.
     ///
     /// # Panics
-    /// Where it is missing.
+    /// If it is missing.
     pub fn try_run(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program());
         self.prepare(&mut command);
@@ -58,10 +58,10 @@ impl Kubectl {
         if output.status.success() { Ok(text) } else { Err(text) }
     }
 
-    /// Makes an object of a manifest in JSON.
+    /// Creates an object from a JSON manifest.
     ///
     /// # Panics
-    /// Where it cannot.
+    /// If it cannot.
     pub fn create(&self, manifest: &str) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let file = self.home.join(format!("{}.json", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -69,10 +69,10 @@ impl Kubectl {
         self.run(&["create", "--validate=false", "-f", &file.display().to_string()]);
     }
 
-    /// Has one process forward free local ports to these ports of the pod.
+    /// Starts one process that forwards free local ports to these ports of the pod.
     ///
     /// # Panics
-    /// Where it ends before it listens.
+    /// If it ends before it listens.
     pub fn forward(&self, transport: Transport, pod: &str, ports: &[u16]) -> Forward {
         let name = format!("kubectl-{pod}-{transport:?}");
         let process = Process::start(&name, &program(), &self.home, |command| {

@@ -8,7 +8,7 @@ use super::{ADDRESS, folder};
 use crate::parts;
 use crate::process::Process;
 
-/// Where a kubelet learns what is to run.
+/// Where a kubelet learns what to run.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// From the API server of this configuration.
@@ -30,7 +30,7 @@ impl Kubelet {
     /// Starts it in this folder, on this CRI socket, and returns when it listens.
     ///
     /// # Panics
-    /// Where it does not come up.
+    /// If it does not come up.
     pub fn start(kind: Kind, dir: &Path, cri: &Path, source: &Source<'_>) -> Self {
         let dir = folder(dir, "kubelet");
         let (kubeconfig, manifests, port) = match source {
@@ -42,25 +42,25 @@ impl Kubelet {
         Self { process, kind, dir, port, kubeconfig }
     }
 
-    /// Ends it as a service manager does, and starts it again.
+    /// Ends it like a service manager, and starts it again.
     ///
     /// # Panics
-    /// Where it does not end or does not come up again.
+    /// If it does not end or does not come up again.
     pub fn restart(&mut self) {
         self.stop();
         self.process = run(self.kind, &self.dir, self.port, self.kubeconfig.as_deref());
     }
 
-    /// Ends it as a service manager does.
+    /// Ends it like a service manager.
     ///
     /// # Panics
-    /// Where it does not end.
+    /// If it does not end.
     pub fn stop(&mut self) {
         self.process.terminate();
         self.process.wait();
     }
 
-    /// All that it has logged since it was started.
+    /// Its log since it was started.
     pub fn log(&self) -> String {
         self.process.output()
     }
@@ -79,7 +79,7 @@ fn run(kind: Kind, dir: &Path, port: u16, kubeconfig: Option<&Path>) -> Process 
     process
 }
 
-/// What is set here is what lets a kubelet run beside others, on any machine: without control groups of its own for
+/// These settings let a kubelet run beside others, on any machine: without cgroups for
 /// each pod, without packet filters, without a certain amount of free disk.
 fn configuration(dir: &Path, port: u16, cri: &Path, manifests: Option<&Path>) -> String {
     let static_pods =

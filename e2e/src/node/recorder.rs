@@ -1,4 +1,4 @@
-//! What passes a CRI socket, call by call.
+//! Records what passes through a CRI socket, call by call.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts one in this folder, which passes all that comes to its socket on to this one.
+    /// Starts one in this folder, which passes everything from its socket on to this one.
     ///
     /// # Panics
-    /// Where it does not come up.
+    /// If it does not come up.
     pub fn start(name: &str, dir: &Path, upstream: &Path) -> Self {
         let [socket, log] = ["sock", "calls"].map(|extension| dir.join(format!("{name}.{extension}")));
         let mut process = Process::start(name, &parts::program("recorder"), dir, |command| {
@@ -33,21 +33,21 @@ impl Recorder {
         &self.socket
     }
 
-    /// All calls that have ended, with all their headers, bytes and trailers, a line for each.
+    /// All calls that have ended, one per line, with all headers, bytes and trailers.
     ///
     /// # Panics
-    /// Where it has written no text.
+    /// If it has written no text.
     pub fn calls(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).expect("a log");
-        // The last line may not be there in full.
+        // The last line may be incomplete.
         let whole = log.rfind('\n').map_or("", |end| &log[..end]);
         whole.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until calls are as they should be, and gives them.
+    /// Waits until the calls satisfy the condition, and returns them.
     ///
     /// # Panics
-    /// Where they are not within the limit.
+    /// If they do not within the limit.
     pub fn await_calls(&mut self, what: &str, condition: impl Fn(&[String]) -> bool) -> Vec<String> {
         let started = Instant::now();
         loop {

@@ -8,12 +8,12 @@ use super::{IMAGE, folder};
 use crate::parts;
 use crate::process::Process;
 
-/// What a node's pods are.
+/// What kind of pods a node has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Containers of containerd, whose ports gangplank dials in their network namespace.
     Containers = 0,
-    /// QEMU guests, whose ports gangplank reaches by the relay in them.
+    /// QEMU guests, whose ports gangplank reaches through their relay.
     Guests = 1,
 }
 
@@ -29,7 +29,7 @@ impl Kind {
         }
     }
 
-    /// The folder of its sandboxes' folders. Short, as sockets lie in these.
+    /// The parent folder of its sandboxes. Its path is short, because sockets are in there.
     pub(super) fn sandboxes(self, dir: &Path) -> PathBuf {
         dir.join("vm")
     }
@@ -44,10 +44,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Starts it in this folder and returns when it takes calls and has its image.
+    /// Starts it in this folder and returns once it accepts calls and has its image.
     ///
     /// # Panics
-    /// Where a part is missing or it does not come up.
+    /// If a part is missing or it does not come up.
     pub fn start(kind: Kind, dir: &Path) -> Self {
         let socket = dir.join("runtime.sock");
         if kind == Kind::Containers {
@@ -65,16 +65,16 @@ impl Runtime {
         &self.socket
     }
 
-    /// Kills it as a crash does, and starts it again. Its pods go on meanwhile.
+    /// Kills it like a crash, and starts it again. Its pods keep running.
     ///
     /// # Panics
-    /// Where it does not come up again.
+    /// If it does not come up again.
     pub fn restart(&mut self) {
         self.process.kill();
         self.process = run(self.kind, &self.dir, &self.socket);
     }
 
-    /// All that it has logged since it was started.
+    /// Its log since it was started.
     pub fn log(&self) -> String {
         self.process.output()
     }
@@ -101,7 +101,7 @@ fn run(kind: Kind, dir: &Path, socket: &Path) -> Process {
     process
 }
 
-/// Each sandbox gets an address on a link of its own.
+/// Each sandbox gets an address on its own link.
 const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "node", "plugins": [
     {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.1.0/24"}}]}
 "#;

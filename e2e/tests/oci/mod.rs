@@ -13,16 +13,16 @@ use gangplank_e2e::services::{CONTAINER_PORT, Service};
 
 use super::{ECHO, MIB, fetch, soon, talk, tcp};
 
-/// Where the relay listens without options. The guest's own is at another port.
+/// Where the relay listens without options. The guest's own relay uses another port.
 const PORT: u32 = 1023;
 
-/// Where another relay of the guest's own listens, which finds containers by their cgroups.
+/// Where a second relay of the guest listens, which finds containers by their cgroups.
 const BY_CGROUP: u32 = 1022;
 
 /// Where the guest has the path of the app's network namespace.
 const NETNS: &str = "/run/app.net";
 
-/// A bundle whose image has nothing in it but the program.
+/// A bundle whose image contains only the program.
 fn bundle(pod: &Path, name: &str, netns: &str, seccomp: &str, program: &str, arguments: &[&str]) {
     let rootfs = pod.join(name).join("rootfs");
     fs::create_dir_all(&rootfs).unwrap();
@@ -34,7 +34,7 @@ fn bundle(pod: &Path, name: &str, netns: &str, seccomp: &str, program: &str, arg
     fs::write(pod.join(name).join("config.json"), output.stdout).unwrap();
 }
 
-/// A guest with three containers: an app, and two relays in its network namespace, of which one has containerd's default
+/// A guest with three containers: an app, and two relays in its network namespace, one of them with containerd's default
 /// seccomp profile.
 fn boot() -> Pod {
     let (files, runc) = (Scratch::new(), cached("runc/usr/sbin/runc"));
@@ -42,7 +42,7 @@ fn boot() -> Pod {
     bundle(&pod, "app", "", "default", "podserver", &["--base", &CONTAINER_PORT.to_string()]);
     bundle(&pod, "relay", NETNS, "unconfined", "gangplank-relay", &[]);
     bundle(&pod, "confined", NETNS, "default", "gangplank-relay", &[]);
-    // No pivot, as an initramfs cannot be left. The path is containerd's, too: by the pod's first process.
+    // No pivot, because that is impossible in an initramfs. Like containerd, use the path of the pod's first process.
     let runc = runc.display();
     let script = format!(
         "#!/bin/sh
@@ -82,20 +82,20 @@ async fn a_relay_that_is_a_container_of_the_pod_reaches_the_pods_ports() {
     let listening = soon(ports(&endpoint, "")).await.unwrap().listening;
     assert!(listening.iter().any(|at| at.address.port() == CONTAINER_PORT), "{listening:?}");
 
-    // The pod's network is the container's and no other: each has ports that the other has not.
+    // The pod's network is that of the container, and the guest's is separate: each has ports that the other lacks.
     for (endpoint, port) in [(&endpoint, ECHO), (&own, CONTAINER_PORT)] {
         let refused = soon(dial(endpoint, tcp(port))).await.unwrap_err();
         assert_eq!(refused.kind, DialErrorKind::Refused, "{refused}");
     }
 
-    // runc gives each container a cgroup of its id, here one of cgroup v2.
+    // runc gives each container a cgroup named after its id, here in cgroup v2.
     let at = |container| tcp(CONTAINER_PORT).in_container(container);
     let name = fetch(soon(dial(&by_cgroup, at("app"))).await.unwrap(), "/name").await;
     assert_eq!(String::from_utf8_lossy(&name), "app\n");
     let missing = soon(dial(&by_cgroup, at("other"))).await.unwrap_err();
     assert!(missing.to_string().contains("`other` is not in the guest"), "{missing}");
 
-    // That profile has no AF_VSOCK.
+    // That profile does not allow AF_VSOCK.
     let told = format!("cannot listen at vsock://{PORT}: Operation not permitted");
     assert!(console.contains(&told), "{console}");
     assert!(console.contains("the confined relay ended with status 1"), "{console}");

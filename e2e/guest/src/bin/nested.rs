@@ -1,13 +1,13 @@
 //! The host's side of a guest with the kernel's own vhost-vsock (e2e/guest/check-nested): `nested ENDPOINT HTTP ECHO`, the
 //! relay's endpoint and two ports in the guest.
 //!
-//! First waits until the guest connects to its vsock port 9000, which the test guest does once it is up. Then it says
-//! what is to be done with the guest, and reads from its standard input that it was:
-//! - `nested: save the guest`: `ended`, when its QEMU has saved it and has ended;
-//! - `nested: restore the guest`: `restored`, when it goes on in another QEMU;
+//! First waits until the guest connects to its vsock port 9000, which the test guest does once it is up. Then it prints
+//! what to do with the guest, and reads from standard input that it was done:
+//! - `nested: save the guest`: `ended`, once its QEMU has saved it and ended;
+//! - `nested: restore the guest`: `restored`, once it runs in another QEMU;
 //! - `nested: kill the guest`.
 //!
-//! Ends with status 0 after `nested: all is well`, else it panics.
+//! Ends with status 0 after `nested: all is well`, otherwise panics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test
 
@@ -19,17 +19,17 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// More than anything here takes on an emulated machine in an emulated machine.
+/// Longer than anything here takes on an emulated machine in an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A second is promised. The machine may be slow; what only a time limit ends takes 20 s and more.
+/// A second is promised. The machine may be slow; anything that only a time limit ends takes at least 20 s.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("this hangs")
 }
 
-/// Waits for the guest's word.
+/// Waits for the guest to report that it is up.
 fn is_ready() {
     let listener = Socket::new(Domain::VSOCK, Type::STREAM, None).unwrap();
     listener.bind(&SockAddr::vsock(u32::MAX, 9_000)).unwrap();
@@ -57,7 +57,7 @@ async fn echoes(channel: Channel, len: usize) {
     assert!(got == sent, "{} of {len} bytes came back, or others", got.len());
 }
 
-/// Which boot of the guest's this is: its kernel takes a new id at each.
+/// The guest's boot id: its kernel takes a new one at each boot.
 async fn boot_id(endpoint: &Endpoint, http: u16) -> String {
     let mut channel = reach(endpoint, http).await.unwrap();
     let mut page = String::new();
@@ -68,7 +68,7 @@ async fn boot_id(endpoint: &Endpoint, http: u16) -> String {
     id.to_owned()
 }
 
-/// Sends bytes round until that fails.
+/// Sends bytes back and forth until that fails.
 async fn end_of_moving(channel: Channel) -> (Instant, io::Error) {
     let (mut from, mut to) = tokio::io::split(channel);
     let sending = async { while to.write_all(&[7; 65_536]).await.is_ok() {} };
@@ -90,7 +90,7 @@ async fn end_of_idle(mut channel: Channel) -> (Instant, io::Error) {
     (Instant::now(), error)
 }
 
-/// When whoever started this has said the word.
+/// Waits until the caller has printed the word.
 async fn told(expected: &'static str) -> Instant {
     let read = tokio::task::spawn_blocking(move || {
         let mut word = String::new();
@@ -101,15 +101,15 @@ async fn told(expected: &'static str) -> Instant {
     soon(read).await.unwrap()
 }
 
-/// For its connections a saved guest has gone like one that was killed. Restored, it is the same guest, and the next
-/// dial reaches it with nothing done here.
+/// For its connections, a saved guest is gone, like a killed one. Once restored, it is the same guest, and the next
+/// dial reaches it without further action.
 async fn save_and_restore(endpoint: &Endpoint, http: u16, echo: u16) {
     let boot = boot_id(endpoint, http).await;
     let (moving, idle) = (reach(endpoint, echo).await.unwrap(), reach(endpoint, echo).await.unwrap());
     println!("nested: save the guest");
     let (moving, idle, ended) = tokio::join!(end_of_moving(moving), end_of_idle(idle), told("ended"));
     for (name, (at, error)) in [("moving", moving), ("idle", idle)] {
-        // The kernel ends connections while the process ends, so that they may be the first.
+        // The kernel ends connections while the process is ending, so they may end first.
         let (early, late) = (ended.saturating_duration_since(at), at.saturating_duration_since(ended));
         println!(
             "nested: as it should be, the {name} connection {late:?} after (or {early:?} before) it: {error}"

@@ -1,6 +1,6 @@
-//! How fast a channel and a relay move bytes, and at what price: `cargo run --release -p gangplank-e2e-guest
-//! --bin pump [MIB]`. A channel over a Unix socket, the relay, a TCP server; each a thread of its own, so
-//! that its CPU time can be told.
+//! How fast a channel and a relay move bytes, and at what cost: `cargo run --release -p gangplank-e2e-guest
+//! --bin pump [MIB]`. A channel over a Unix socket, the relay, a TCP server; each has its own thread, so
+//! that its CPU time can be measured.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -95,7 +95,7 @@ fn report(what: &str, mut times: Vec<Duration>) {
     println!("{what}: p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
 }
 
-/// Runs in a thread of its own; joining it gives the CPU seconds that it took.
+/// Runs this in its own thread; joining it returns the CPU seconds that it took.
 fn timed(run: impl FnOnce() + Send + 'static) -> JoinHandle<f64> {
     std::thread::spawn(|| {
         run();

@@ -1,6 +1,6 @@
-//! Channel and relay over AF_VSOCK, both in one guest (e2e/guest/check-vsock): what no Unix socket can show.
+//! Channel and relay over AF_VSOCK, both in one guest (e2e/guest/check-vsock): what Unix sockets cannot show.
 //!
-//! Needs the kernel's vsock_loopback. Ends with status 0 after `vsock: all is well`, else it panics.
+//! Needs the kernel's vsock_loopback. Ends with status 0 after `vsock: all is well`, otherwise panics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MIB: usize = 1 << 20;
 
-/// This machine itself, by the loopback transport.
+/// This machine itself, through the loopback transport.
 const SELF: u32 = 1;
 
 /// For a relay that serves this machine itself.
@@ -63,7 +63,7 @@ async fn many_small_packets_wait_for_a_host_that_does_not_read() {
             connection.set_nodelay(true).unwrap();
             for number in 0..DRIPS {
                 connection.write_all(&vec![number as u8; drip]).await.unwrap();
-                // Long enough for the relay to take it alone.
+                // Long enough for the relay to read it separately.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
@@ -96,7 +96,7 @@ async fn many_at_once() {
     }
 }
 
-/// What waits in the backlog is reset with its listener. The host has no preamble by then, and tries again.
+/// Connections in the backlog are reset with their listener. The host has no preamble by then, and tries again.
 async fn a_dial_in_the_backlog_of_a_relay_that_restarts_is_served() {
     let port = pod(echo).await;
     let first = Socket::new(Domain::VSOCK, Type::STREAM.cloexec(), None).unwrap();
@@ -135,9 +135,9 @@ async fn main() {
     let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();
     assert!(listening.listening.iter().any(|at| at.address.port() == port), "{listening:?}");
     fails(1023, unused_port().await, DialErrorKind::Refused).await;
-    // Nobody listens there.
+    // Nothing listens there.
     fails(1027, port, DialErrorKind::RelayNotReady).await;
-    // This one serves the host alone, and that is not this machine.
+    // This relay serves only the host, which is not this machine.
     fails(1026, port, DialErrorKind::RelayNotReady).await;
     a_dial_in_the_backlog_of_a_relay_that_restarts_is_served().await;
     a_relay_that_ends_is_noticed(&stopper).await;

@@ -96,7 +96,7 @@ fn kill_relay() {
         if name.trim_end() == "gangplank-relay"
             && let Some(pid) = pid
         {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
