@@ -1,7 +1,7 @@
-//! Nanoseconds and allocations that a data frame costs, in and out.
+//! What a data frame costs in each direction: nanoseconds and allocations.
 //!
-//! `cargo run --release -p spdy-rs --example throughput`. The times depend on the machine and are only printed;
-//! data frames that allocate are a defect, and end it with an error.
+//! Run it with `cargo bench -p spdy-rs`. The times depend on the machine and are only printed. A data frame that
+//! allocates is a bug, and makes the run fail.
 
 #![allow(clippy::print_stdout)]
 
@@ -13,10 +13,10 @@ use spdy::{Config, Connection, Event, Role};
 
 use counting::allocations;
 
-/// What one read from a socket takes in.
+/// Bytes of one read from a socket.
 const READ: usize = 256 << 10;
 
-/// Bytes that each measurement moves: enough frames for the clock, and some tenths of a second in all.
+/// Frames of one measurement: enough for the clock, and a few tenths of a second in total.
 const FRAMES: usize = 2_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -48,7 +48,7 @@ fn pair(streams: usize) -> Result<(Connection, Connection, Vec<u32>), Box<dyn Er
 
 fn receive(payload: usize, streams: usize) -> Result<usize, Box<dyn Error>> {
     let (mut client, mut server, ids) = pair(streams)?;
-    // As many frames as fit one read, spread over the streams; the last one is cut by its end.
+    // As many frames as one read holds, spread over the streams. The end of the read cuts the last one in two.
     let mut read = Vec::with_capacity(READ + payload);
     for id in ids.iter().cycle() {
         read.extend_from_slice(&client.data_header(*id, payload, false)?);
@@ -93,7 +93,7 @@ fn report(what: &str, payload: usize, streams: usize, frames: usize, start: Inst
     allocated
 }
 
-/// The system's allocator, counting.
+/// The system's allocator, with a counter.
 #[allow(unsafe_code)]
 mod counting {
     use std::alloc::{GlobalAlloc, Layout, System};
