@@ -1,4 +1,4 @@
-//! A SPDY connection: bytes in; events and bytes out.
+//! A SPDY connection: bytes go in; events and bytes come out.
 
 use std::fmt;
 
@@ -12,27 +12,27 @@ use crate::reader::{Piece, Reader};
 use crate::stream::Stream;
 use crate::streams::Streams;
 
-/// Which end of the connection this is: decides the parity of stream and ping ids.
+/// Which end of the connection this is. It decides the parity of stream and ping ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Opens odd streams, sends odd pings.
+    /// Opens streams with odd ids, and sends odd pings.
     Client,
-    /// Opens no streams, sends even pings.
+    /// Opens no streams, and sends even pings.
     Server,
 }
 
-/// Limits on what the peer may do. Going over the first costs it that stream, over any other the session.
+/// Limits on what the peer may do. Exceeding `max_streams` costs it that stream; exceeding any other ends the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Streams that the peer may have open at once; one more is refused with REFUSED_STREAM. Each costs eight
-    /// bytes here. Default 1,024: kubectl opens two for each local connection.
+    /// Streams that the peer may have open at once. One more is refused with REFUSED_STREAM. Each costs eight bytes.
+    /// Default: 1,024; kubectl opens two for each local connection.
     pub max_streams: usize,
-    /// Bytes of a header block as it is sent: what is kept of a frame that comes in parts. Default 16 KiB.
+    /// Size of a compressed header block, in bytes: this much is kept of a frame that arrives in parts. Default: 16 KiB.
     pub max_packed_block: usize,
-    /// Bytes of a header block, unpacked: what one [`Event::Opened`] may hold. Default 64 KiB; a block of 16 KiB
-    /// could unpack to 16 MiB.
+    /// Size of a decompressed header block, in bytes: this much an [`Event::Opened`] may hold. Default: 64 KiB; without a
+    /// limit, 16 KiB could decompress to 16 MiB.
     pub max_plain_block: usize,
-    /// Headers in a block. Default 64; port-forward has three.
+    /// Number of headers in a block. Default: 64; port-forward uses three.
     pub max_headers: usize,
 }
 
@@ -45,7 +45,7 @@ impl Default for Config {
 /// What the peer did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// It opened a stream, to be answered by [`Connection::reply`] or [`Connection::reset`]. It may send at once.
+    /// It opened a stream. Answer with [`Connection::reply`] or [`Connection::reset`]. It may send data before that.
     Opened {
         /// The stream.
         id: u32,
@@ -61,50 +61,50 @@ pub enum Event<'a> {
         /// The peer will send nothing on it.
         fin: bool,
     },
-    /// It sent on a stream: a piece of a frame, not always a whole one.
+    /// It sent data on a stream: a piece of a frame, not necessarily all of it.
     Data {
         /// The stream.
         id: u32,
-        /// A slice of the input; empty only together with `fin`.
+        /// A slice of the input. Empty only if `fin` is set.
         payload: &'a [u8],
         /// Nothing more comes on this stream.
         fin: bool,
     },
-    /// It reset a stream, or misused its id so that both sides must take it for reset. The stream is gone.
+    /// It reset a stream, or reused its id in a way that resets it on both sides. The stream is gone.
     Reset {
         /// The stream.
         id: u32,
         /// The status as sent.
         status: u32,
     },
-    /// It sent a PING. The answer is in the output; send that soon, ahead of bulk data.
+    /// It sent a PING. The answer is in the output; send it soon, ahead of bulk data.
     Pinged,
-    /// It sent a PING of our parity: the answer to ours, if it is honest.
+    /// It sent a PING with our parity: the answer to one of ours, if the peer is honest.
     Ponged {
         /// The id that [`Connection::ping`] gave.
         id: u32,
     },
-    /// It ends the session; Kubernetes' peers read nothing that comes after.
+    /// It ends the session. Kubernetes' peers read nothing that is sent after that.
     GoAway {
-        /// Last stream that the peer says it took.
+        /// The last stream that the peer says it accepted.
         last: u32,
-        /// The status as sent; 0 is an orderly end.
+        /// The status as sent; 0 means an orderly end.
         status: u32,
     },
 }
 
 /// One end of a SPDY session.
 ///
-/// Its methods are getters, input ([`recv`](Self::recv)), commands, and output ([`output`](Self::output),
-/// [`clear_output`](Self::clear_output)). After any of the two in the middle, look whether there is output to send.
+/// There are four kinds of methods: getters, input ([`recv`](Self::recv)), commands, and output
+/// ([`output`](Self::output), [`clear_output`](Self::clear_output)). After input and commands, check for output to send.
 pub struct Connection {
     reader: Reader,
     core: Core,
-    /// What the peer did wrong: the end of all input.
+    /// What the peer did wrong. No input is processed after that.
     failed: Option<Error>,
 }
 
-/// All of a connection but its reader, whose buffer a control frame's payload may lie in.
+/// Everything in a connection except the reader, which is separate because a control frame borrows its buffer.
 ///
 /// Invariants: `streams` holds exactly the streams that are not over, all of them opened by the client's side; ids
 /// of the peer only grow up to `last_peer`, ours stay below `next_own`; `output` holds whole frames.
@@ -121,7 +121,7 @@ struct Core {
 }
 
 impl fmt::Debug for Connection {
-    /// What tells sessions apart; payload does not belong into logs.
+    /// Shows the state, and no payload, which does not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("role", &self.core.role)
@@ -135,7 +135,7 @@ impl fmt::Debug for Connection {
 
 /// Getters.
 impl Connection {
-    /// A fresh connection, before its first byte.
+    /// A new connection, before its first byte.
     pub fn new(role: Role, config: Config) -> Self {
         let reader = Reader::new(config.max_packed_block);
         let core = Core {
@@ -152,17 +152,17 @@ impl Connection {
         Self { reader, core, failed: None }
     }
 
-    /// Number of streams that are not over: neither reset, nor answered and ended by both sides.
+    /// The number of streams that are not over. A stream is over when it is reset, or answered and ended by both sides.
     pub fn streams(&self) -> usize {
         self.core.streams.len()
     }
 
-    /// Highest stream id that the peer has opened, refused ones included; 0 if none.
+    /// The highest stream id that the peer has used, including refused streams; 0 if there is none.
     pub fn last_peer_stream(&self) -> u32 {
         self.core.last_peer
     }
 
-    /// Whether data may be sent on this stream.
+    /// Whether data may be sent on this stream now.
     pub fn may_send(&self, id: u32) -> bool {
         self.core.streams.get(id).is_some_and(Stream::may_send)
     }
@@ -170,15 +170,15 @@ impl Connection {
 
 /// Input.
 impl Connection {
-    /// Takes bytes off the input up to the next event; `None` when the input is used up. The event borrows from
-    /// the input only, so commands may be given while it is looked at.
+    /// Consumes input up to the next event. Returns `None` when the input is used up. The event borrows only from the
+    /// input, so commands may be given while it is alive.
     ///
-    /// Input adds at most its own length to the output (answers to pings, refusals), so a peer that does not read
-    /// them is bounded by a caller who stops reading from it while its output waits.
+    /// Input never adds more than its own length to the output (answers to pings, refusals). To bound what a peer that
+    /// does not read can make you hold, stop reading from it while its output waits.
     ///
     /// # Errors
     ///
-    /// The peer broke the protocol. That is final, and every later call says the same: close the connection, after
+    /// The peer broke the protocol. This is final, and every later call returns the same error: close the connection, after
     /// a GOAWAY if [`Error::says_goaway`].
     pub fn recv<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         if let Some(error) = &self.failed {
@@ -203,10 +203,10 @@ impl Connection {
     }
 }
 
-/// Commands. Each leaves its frame in the output, but for [`Connection::data_header`].
+/// Commands. Each appends its frame to the output, except [`Connection::data_header`].
 impl Connection {
-    /// Opens a stream and gives its id; `None` on a server, which opens none, when ids have run out, and for more
-    /// headers than a peer takes ([`MAX_SENT_BLOCK`]).
+    /// Opens a stream and returns its id. Returns `None` on a server, which opens no streams, if ids have run out, or if
+    /// there are more headers than a peer accepts ([`MAX_SENT_BLOCK`]).
     pub fn open(&mut self, headers: &[(&str, &str)], fin: bool) -> Option<u32> {
         let core = &mut self.core;
         let id = core.next_own;
@@ -221,11 +221,11 @@ impl Connection {
         Some(id)
     }
 
-    /// Answers a stream of the peer's, without headers: data may be sent from now on.
+    /// Accepts a stream that the peer opened, without headers. Data may be sent on it from now on.
     ///
     /// # Errors
     ///
-    /// The stream is not the peer's, has been answered, or is over.
+    /// If the peer did not open the stream, or it has been answered already, or is over.
     pub fn reply(&mut self, id: u32) -> Result<(), StreamClosed> {
         let core = &mut self.core;
         match core.streams.get_mut(id) {
@@ -237,13 +237,13 @@ impl Connection {
         Ok(())
     }
 
-    /// The eight bytes that must go in front of `len` bytes of payload, at most [`MAX_FRAME_LEN`]. The caller
-    /// sends them, and the payload, after all that is in the output now and before all that comes into it later.
-    /// With `fin` it is the last frame of this stream.
+    /// Returns the eight bytes that precede `len` bytes of payload, at most [`MAX_FRAME_LEN`]. Send them and the payload
+    /// after everything that is in the output now, and before anything that is added to it later. `fin` makes it the
+    /// stream's last frame.
     ///
     /// # Errors
     ///
-    /// Nothing may be sent on the stream ([`may_send`](Self::may_send)), or not as much in one frame.
+    /// If nothing may be sent on the stream ([`may_send`](Self::may_send)), or `len` is too long.
     pub fn data_header(&mut self, id: u32, len: usize, fin: bool) -> Result<[u8; 8], StreamClosed> {
         let core = &mut self.core;
         let stream = core.streams.get_mut(id).filter(|s| s.may_send()).ok_or(StreamClosed(id))?;
@@ -257,11 +257,11 @@ impl Connection {
         Ok(frame::data_header(id, len, fin))
     }
 
-    /// Puts a whole data frame into the output: for small payload, such as an error's text.
+    /// Appends a whole data frame to the output. This copies, so it is for small payload such as the text of an error.
     ///
     /// # Errors
     ///
-    /// Those of [`data_header`](Self::data_header).
+    /// As for [`data_header`](Self::data_header).
     pub fn send(&mut self, id: u32, payload: &[u8], fin: bool) -> Result<(), StreamClosed> {
         let header = self.data_header(id, payload.len(), fin)?;
         self.core.output.extend_from_slice(&header);
@@ -269,29 +269,29 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends our side of a stream, by an empty data frame.
+    /// Ends our side of a stream with an empty data frame.
     ///
     /// # Errors
     ///
-    /// Nothing may be sent on the stream any more, or not yet.
+    /// If nothing may be sent on the stream.
     pub fn finish(&mut self, id: u32) -> Result<(), StreamClosed> {
         self.send(id, &[], true)
     }
 
-    /// Ends a stream whatever its state: a FIN if the peer still waits for one, then RST_STREAM for what is left.
+    /// Ends a stream in any state: with a FIN if ours has not been sent, then with RST_STREAM if the stream is not over.
     pub fn end(&mut self, id: u32) {
         let _ = self.finish(id);
         self.reset(id, Status::Cancel);
     }
 
-    /// Resets a stream, if it is not over yet. It is gone then.
+    /// Resets a stream, unless it is over already. The stream is gone.
     pub fn reset(&mut self, id: u32, status: Status) {
         if self.core.streams.remove(id) {
             frame::push_words(&mut self.core.output, kind::RST_STREAM, &[id, status as u32]);
         }
     }
 
-    /// Sends a PING and gives its id. The peer may take any time to answer, or never do so.
+    /// Sends a PING and returns its id. The peer may answer late, or never.
     pub fn ping(&mut self) -> u32 {
         let id = self.core.next_ping;
         self.core.next_ping = id.wrapping_add(2);
@@ -299,7 +299,7 @@ impl Connection {
         id
     }
 
-    /// Says that the session ends. Go clients drop everything that comes after, so it must be the last.
+    /// Announces the end of the session. Go clients drop everything after it, so it must be the last command.
     pub fn go_away(&mut self) {
         let last = self.core.last_peer;
         frame::push_words(&mut self.core.output, kind::GOAWAY, &[last, 0]);
@@ -308,22 +308,24 @@ impl Connection {
 
 /// Output.
 impl Connection {
-    /// Bytes to be sent: whole frames, in order.
+    /// The bytes to send: whole frames, in order.
     pub fn output(&self) -> &[u8] {
         &self.core.output
     }
 
-    /// Forgets the output, which the caller has sent or kept. Its room is freed if a burst made it large.
+    /// Clears the output once the caller has sent or copied it. Memory is freed if a burst made it large.
     pub fn clear_output(&mut self) {
         self.core.output.clear();
         self.core.output.shrink_to(KEPT_OUTPUT);
     }
 }
 
-/// Room for output that is kept between bursts: a connection's setup and end take some 70 bytes.
+/// Capacity that the output keeps between bursts: opening and closing a forwarded connection takes some 70 bytes.
 const KEPT_OUTPUT: usize = 512;
 
+/// Handles what the reader cut out of the input.
 impl Core {
+    /// Data for a stream that is over, or whose sender had ended it, is dropped: it may have crossed our reset.
     fn on_data<'a>(&mut self, id: u32, payload: &'a [u8], fin: bool) -> Option<Event<'a>> {
         let stream = self.streams.get_mut(id).filter(|s| s.remote_open)?;
         if fin {
@@ -348,7 +350,7 @@ impl Core {
         }
     }
 
-    /// The block is unpacked first in any case: the next one depends on it.
+    /// The block is decompressed first, even if the stream is refused: the next block depends on it.
     fn on_syn_stream(&mut self, id: u32, flags: u8, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         let headers = self.headers(&payload[SYN_STREAM_FIXED..])?;
         if let Err(status) = self.admit(id) {
@@ -359,7 +361,7 @@ impl Core {
         Ok(Some(Event::Opened { id, headers, fin }))
     }
 
-    /// Whether the peer may open this stream; its ids only grow.
+    /// Whether the peer may open this stream. Its ids must increase, even past refused ones.
     fn admit(&mut self, id: u32) -> Result<(), Status> {
         if self.role == Role::Client {
             return Err(Status::RefusedStream);
@@ -371,7 +373,8 @@ impl Core {
         if self.streams.len() < self.config.max_streams { Ok(()) } else { Err(Status::RefusedStream) }
     }
 
-    /// Refuses a SYN_STREAM. That closes a living stream of the same id at the peer, so it is closed here too.
+    /// Refuses a SYN_STREAM. If a stream with this id is open, the peer takes the refusal for its reset, so it ends here
+    /// too.
     fn refuse(&mut self, id: u32, status: Status) -> Option<Event<'static>> {
         let lived = self.streams.remove(id);
         frame::push_words(&mut self.output, kind::RST_STREAM, &[id, status as u32]);
@@ -389,7 +392,7 @@ impl Core {
         Ok(Some(Event::Replied { id, fin }))
     }
 
-    /// Late headers say nothing that matters here, but their FIN counts like that of data.
+    /// Later headers carry nothing that matters here, but their FIN counts like that of data.
     fn on_headers(&mut self, id: u32, fin: bool, payload: &[u8]) -> Result<Option<Event<'static>>, Error> {
         self.headers(&payload[ID..])?;
         Ok(if fin { self.on_data(id, &[], true) } else { None })
@@ -399,7 +402,7 @@ impl Core {
         self.streams.remove(id).then_some(Event::Reset { id, status })
     }
 
-    /// A ping of the peer's parity is echoed; one of ours is an answer.
+    /// A PING with the peer's parity is echoed; one with ours is an answer.
     fn on_ping(&mut self, id: u32) -> Event<'static> {
         if (id % 2 == 1) == (self.role == Role::Client) {
             return Event::Ponged { id };
@@ -412,6 +415,8 @@ impl Core {
         Headers::parse(self.inflater.inflate(block)?, self.config.max_headers)
     }
 
+    /// Appends a control frame that ends with a header block. Its length is only known once the block has been packed, so
+    /// the header is written twice.
     fn push_block(&mut self, kind: u16, flags: u8, fixed: &[u8], headers: &[(&str, &str)]) {
         let start = self.output.len();
         self.output.extend_from_slice(&control_header(kind, flags, 0));
@@ -428,7 +433,7 @@ impl Core {
     }
 }
 
-/// The id that a control frame's payload begins with; its first bit is reserved.
+/// The stream id at the start of a control frame's payload; the first bit is reserved.
 fn stream_id(frame: &'static str, payload: &[u8]) -> Result<u32, Error> {
     match word(payload, 0) & MAX_STREAM_ID {
         0 => Err(Error::StreamZero { frame }),

@@ -1,4 +1,4 @@
-//! Frames: eight bytes in front of every payload.
+//! Frame headers: the eight bytes that precede every payload.
 //!
 //! ```text
 //! control  1 version(15) type(16)  flags(8) length(24)
@@ -10,7 +10,7 @@
 /// Bytes of a frame's header.
 pub(crate) const HEADER_LEN: usize = 8;
 
-/// The longest payload that a header can announce.
+/// The longest payload of a frame: its length field has 24 bits.
 pub const MAX_FRAME_LEN: usize = (1 << 24) - 1;
 
 /// Largest stream id.
@@ -27,7 +27,7 @@ pub(crate) const FLAG_FIN: u8 = 0x01;
 /// The receiver of this SYN_STREAM may not send on it.
 pub(crate) const FLAG_UNIDIRECTIONAL: u8 = 0x02;
 
-/// What we write in the version field. Peers do not check it, and neither do we.
+/// The version that we send. Peers do not check it, and we do not check theirs.
 const VERSION: u16 = 3;
 
 /// Types of control frames.
@@ -40,7 +40,7 @@ pub(crate) mod kind {
     pub(crate) const HEADERS: u16 = 8;
 }
 
-/// Why a stream is reset. Go peers take all of them alike. Source: SPDY Protocol, Draft 3.1, section 2.6.3.
+/// Why a stream is reset. Go peers treat all of them alike. Source: SPDY Protocol, Draft 3.1, section 2.6.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
@@ -48,7 +48,7 @@ pub enum Status {
     ProtocolError = 1,
     /// A frame came for a stream that is not active.
     InvalidStream = 2,
-    /// The stream was turned away before anything was done for it.
+    /// The stream was refused before anything was done for it.
     RefusedStream = 3,
     /// The version is not known.
     UnsupportedVersion = 4,
@@ -56,17 +56,17 @@ pub enum Status {
     Cancel = 5,
     /// Something failed on the side that resets.
     InternalError = 6,
-    /// Flow control was broken; Kubernetes' peers have none.
+    /// The peer violated flow control, which Kubernetes' peers do not have.
     FlowControlError = 7,
-    /// A SYN_REPLY came for a stream that has one.
+    /// A second SYN_REPLY came for a stream.
     StreamInUse = 8,
     /// Data came for a stream that is half-closed.
     StreamAlreadyClosed = 9,
-    /// The frame is more than the receiver can take.
+    /// The frame is too large for the receiver.
     FrameTooLarge = 11,
 }
 
-/// A frame's header, taken apart.
+/// A parsed frame header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameHeader {
     Control { kind: u16, flags: u8, len: u32 },
@@ -85,7 +85,7 @@ impl FrameHeader {
     }
 }
 
-/// The header of a data frame. `len` is at most [`MAX_FRAME_LEN`]; more would not fit its 24 bits.
+/// The header of a data frame. `len` must not exceed [`MAX_FRAME_LEN`].
 pub(crate) fn data_header(id: u32, len: usize, fin: bool) -> [u8; HEADER_LEN] {
     debug_assert!(len <= MAX_FRAME_LEN && id <= MAX_STREAM_ID);
     let [a, b, c, d] = id.to_be_bytes();
@@ -102,7 +102,7 @@ pub(crate) fn control_header(kind: u16, flags: u8, len: usize) -> [u8; HEADER_LE
     [v0, v1, k0, k1, flags, l0, l1, l2]
 }
 
-/// A control frame whose payload is a few 32-bit words: RST_STREAM, PING, GOAWAY.
+/// Appends a control frame whose payload is a few 32-bit words: RST_STREAM, PING or GOAWAY.
 pub(crate) fn push_words(out: &mut Vec<u8>, kind: u16, words: &[u32]) {
     out.extend_from_slice(&control_header(kind, 0, 4 * words.len()));
     for word in words {
@@ -110,7 +110,7 @@ pub(crate) fn push_words(out: &mut Vec<u8>, kind: u16, words: &[u32]) {
     }
 }
 
-/// The 32-bit word at `at`, or 0 where the payload is too short (callers check lengths first).
+/// The 32-bit word at offset `at`, or 0 if the payload is too short (callers have checked its length).
 pub(crate) fn word(payload: &[u8], at: usize) -> u32 {
     payload.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_survive_the_way_there_and_back() {
+    fn headers_survive_a_round_trip() {
         assert_eq!(
             FrameHeader::parse(data_header(0x7fff_ffff, MAX_FRAME_LEN, true)),
             FrameHeader::Data { id: 0x7fff_ffff, flags: FLAG_FIN, len: 0x00ff_ffff }

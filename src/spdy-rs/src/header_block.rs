@@ -1,11 +1,11 @@
-//! Header blocks: name/value pairs, compressed by one zlib stream per direction for the whole session.
+//! Header blocks: name/value pairs, compressed with one zlib stream per direction for the whole session.
 //!
-//! Plain form: `count(4) { name length(4) name value length(4) value }*`, names in lower case, several values
-//! of one name joined by NUL bytes. Packed form: a piece of a zlib stream that began with the dictionary of
-//! SPDY/3, ended by a sync flush. Source: SPDY Protocol, Draft 3.1, section 2.6.10.
+//! Plain form: `count(4) { name length(4) name value length(4) value }*`, with names in lower case and the values of one
+//! name joined by NUL bytes. Packed form: a piece of a zlib stream that uses SPDY/3's preset dictionary, ending with a
+//! sync flush. Source: SPDY Protocol, Draft 3.1, section 2.6.10.
 //!
-//! The stream is shared by all frames with headers, so every block is inflated in order, also those of streams
-//! that are refused, and a block that does not inflate ends the session.
+//! All frames with headers share the stream, so every block must be inflated in order, even those of refused streams. A
+//! block that cannot be inflated ends the session.
 
 use std::fmt;
 
@@ -19,35 +19,37 @@ const DICTIONARY: &[u8] = include_bytes!("dictionary.bin");
 /// Start of a zlib stream that names the dictionary: CMF, FLG with FDICT, and the dictionary's Adler-32.
 const ZLIB_HEADER: [u8; 6] = [0x78, 0xf9, 0xe3, 0xc6, 0xa7, 0xc2];
 
-/// An empty stored block: what a sync flush leaves at the end. Go's reader waits for it.
+/// An empty stored block, which is how a sync flush ends. Go's reader waits for it.
 const SYNC_FLUSH: [u8; 5] = [0x00, 0x00, 0x00, 0xff, 0xff];
 
-/// Longest stored block of deflate.
+/// The longest stored block in deflate's format.
 const MAX_STORED: usize = 0xffff;
 
-/// Most plain bytes of headers that are sent in one frame. Peers take no more than 1 MiB (Go's limit is for each
-/// name and value), and with what stored blocks put around them they always fit a frame.
+/// The largest plain header block that is sent in one frame. Peers accept at most 1 MiB (in Go the limit applies to each
+/// name and value), and that much always fits in a frame, with the overhead of stored blocks.
 pub const MAX_SENT_BLOCK: usize = 1 << 20;
 
-/// Where growing the output starts; headers of port-forward are some 60 bytes.
+/// Initial size of the output buffer; port-forward's headers take some 60 bytes.
 const FIRST_OUTPUT: usize = 512;
 
-/// The headers of one frame, as the peer sent them: names and values are any bytes.
+/// The headers of one frame as the peer sent them. Names and values may be any bytes.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Headers {
-    /// The plain block, checked to be well formed.
+    /// The plain block, which has been checked: `iter` need not.
     plain: Vec<u8>,
 }
 
 impl Headers {
-    /// Takes a plain block, if it is well formed and has at most `max_headers` entries.
+    /// Checks that a plain block is well formed and has at most `max_headers` entries, and keeps it.
     pub(crate) fn parse(plain: Vec<u8>, max_headers: usize) -> Result<Self, Error> {
-        let (count, mut rest) = take_len(&plain).ok_or(Error::HeaderBlock("it has no count"))?;
+        let (count, mut rest) =
+            take_len(&plain).ok_or(Error::HeaderBlock("the number of headers is missing"))?;
         if count > max_headers {
             return Err(Error::HeaderBlockTooLarge { limit: max_headers, unit: "headers" });
         }
+        // `count` is the peer's, but it only bounds the loop: nothing is allocated for it.
         for _ in 0..count {
-            (_, rest) = take_pair(rest).ok_or(Error::HeaderBlock("a length points past its end"))?;
+            (_, rest) = take_pair(rest).ok_or(Error::HeaderBlock("a length exceeds the block"))?;
         }
         if !rest.is_empty() {
             return Err(Error::HeaderBlock("bytes follow the last header"));
@@ -55,7 +57,7 @@ impl Headers {
         Ok(Self { plain })
     }
 
-    /// All headers in order; a value may hold several, joined by NUL bytes.
+    /// All headers in order. A value may consist of several, joined by NUL bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = self.plain.get(4..).unwrap_or_default();
         std::iter::from_fn(move || {
@@ -65,7 +67,7 @@ impl Headers {
         })
     }
 
-    /// The first value of the header with this name, whatever the case of either.
+    /// The first value of the header with this name, ignoring ASCII case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let (_, value) = self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
         value.split(|b| *b == 0).next()
@@ -73,7 +75,7 @@ impl Headers {
 }
 
 impl fmt::Debug for Headers {
-    /// Readable as text, with anything else escaped.
+    /// As text, with other bytes escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         f.debug_map().entries(self.iter().map(|(name, value)| (text(name), text(value)))).finish()
@@ -98,7 +100,7 @@ fn take_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     Some(((name, value), rest))
 }
 
-/// One direction's zlib stream, read.
+/// The receiving end of one direction's zlib stream.
 pub(crate) struct Inflater {
     zlib: Decompress,
     max_plain: usize,
@@ -109,7 +111,8 @@ impl Inflater {
         Self { zlib: Decompress::new(true), max_plain }
     }
 
-    /// The next block of the stream, unpacked. It never holds more than `max_plain` bytes and one.
+    /// Inflates the next block of the stream. The result never grows beyond `max_plain` + 1 bytes, however much the block
+    /// would inflate to: the extra byte is how an excess shows.
     pub(crate) fn inflate(&mut self, mut packed: &[u8]) -> Result<Vec<u8>, Error> {
         let most = self.max_plain.saturating_add(1);
         let mut plain = Vec::with_capacity(FIRST_OUTPUT.min(most));
@@ -117,24 +120,28 @@ impl Inflater {
             let taken = self.step(packed, &mut plain)?;
             packed = packed.get(taken..).unwrap_or_default();
             if plain.len() > self.max_plain {
-                return Err(Error::HeaderBlockTooLarge { limit: self.max_plain, unit: "bytes unpacked" });
+                return Err(Error::HeaderBlockTooLarge { limit: self.max_plain, unit: "decompressed bytes" });
             }
+            // Room is left and there is no input, so zlib holds nothing back: this was the sync flush.
             if plain.len() < plain.capacity() && packed.is_empty() {
                 return Ok(plain);
             }
             if plain.len() == plain.capacity() {
+                // Doubling, but exactly up to the limit.
                 let room = most.saturating_sub(plain.len()).min(plain.len().max(1));
                 plain.reserve_exact(room);
             } else if taken == 0 {
-                return Err(Error::HeaderBlock("it does not end where its frame ends"));
+                // Neither input nor room is what is missing, so trying again would loop forever.
+                return Err(Error::HeaderBlock("it does not end with its frame"));
             }
         }
     }
 
-    /// Inflates into the spare room of `plain`, and says how much of `packed` that took.
+    /// Inflates into the spare capacity of `plain`. Returns how much of `packed` was consumed.
     fn step(&mut self, packed: &[u8], plain: &mut Vec<u8>) -> Result<usize, Error> {
         let before = self.zlib.total_in();
         let status = match self.zlib.decompress_vec(packed, plain, FlushDecompress::Sync) {
+            // Once a session, at the first block: a zlib stream says after its header that it needs a dictionary.
             Err(e) if e.needs_dictionary().is_some() => {
                 self.zlib
                     .set_dictionary(DICTIONARY)
@@ -150,15 +157,17 @@ impl Inflater {
     }
 }
 
-/// One direction's zlib stream, written. It stores and never compresses: what we send is empty or tiny, and a
-/// deflate context would cost 300 KiB a session.
+/// The sending end of one direction's zlib stream. It stores and never compresses: our blocks are empty or tiny, and a
+/// deflate context would cost 300 KiB per session.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
+    /// The zlib header has been sent, which happens once a session.
     begun: bool,
 }
 
 impl Packer {
-    /// Appends a packed block of these headers, at most [`MAX_SENT_BLOCK`] of them. Names are sent in lower case, as SPDY demands.
+    /// Appends these headers as a packed block; their plain block must not exceed [`MAX_SENT_BLOCK`]. Names are sent in
+    /// lower case, as SPDY requires.
     pub(crate) fn pack(&mut self, headers: &[(&str, &str)], out: &mut Vec<u8>) {
         let mut plain = Vec::with_capacity(plain_len(headers));
         plain.extend_from_slice(&(headers.len() as u32).to_be_bytes());
@@ -180,7 +189,7 @@ impl Packer {
     }
 }
 
-/// Bytes of the plain block of these headers.
+/// Size of these headers' plain block in bytes.
 pub(crate) fn plain_len(headers: &[(&str, &str)]) -> usize {
     4 + headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>()
 }

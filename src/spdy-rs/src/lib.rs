@@ -1,9 +1,8 @@
-//! SPDY/3.1 as Kubernetes speaks it, as a protocol only: no sockets, no clock, no threads.
+//! SPDY/3.1 as Kubernetes speaks it. Only the protocol: no sockets, no clock, no threads.
 //!
-//! [`Connection`] takes bytes that came from the peer and gives [`Event`]s; commands such as
-//! [`Connection::reply`] leave bytes to be sent in [`Connection::output`]. Payload is never copied: an event's
-//! payload is a slice of the caller's own buffer, and for sending the connection makes only the eight bytes
-//! that go in front ([`Connection::data_header`]).
+//! A [`Connection`] turns bytes from the peer into [`Event`]s. Commands such as [`Connection::reply`] append the bytes to
+//! send to [`Connection::output`]. Payload is never copied: the payload of an event is a slice of the caller's own buffer,
+//! and to send some, the connection only provides the eight bytes that precede it ([`Connection::data_header`]).
 //!
 //! ```
 //! use spdy::{Config, Connection, Event, Role};
@@ -18,12 +17,11 @@
 //! server.reply(id).unwrap();
 //! ```
 //!
-//! # What Kubernetes' peers make of SPDY
+//! # How Kubernetes' peers differ from the specification
 //!
-//! Go's implementation (moby/spdystream) has no flow control: it ignores SETTINGS and WINDOW_UPDATE and is
-//! pushed back by TCP alone. It drops data that precedes a SYN_REPLY, hangs on HEADERS, and takes GOAWAY for
-//! the end of everything. So this crate sends SYN_STREAM, SYN_REPLY, RST_STREAM, PING answers, GOAWAY and data,
-//! and nothing else.
+//! Go's implementation (moby/spdystream) has no flow control: it ignores SETTINGS and WINDOW_UPDATE, and only TCP pushes
+//! back on it. It drops data that arrives before the SYN_REPLY, hangs on HEADERS, and treats GOAWAY as the immediate end
+//! of the session. So this crate sends only SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY and data.
 
 #![forbid(unsafe_code)]
 

@@ -1,27 +1,27 @@
-//! Cuts incoming bytes into frames, whatever pieces they come in.
+//! Cuts incoming bytes into frames, however the bytes were split on the way.
 //!
 //! ```text
-//!   header ──control we read──► payload ──complete──► header
-//!     │ ├───data──────────────► data ────all of it──► header      (pieces are handed on as they come)
-//!     │ └───anything else─────► skip ────all of it──► header
+//!   header ─┬─ control we read ─► payload ── complete ──► header
+//!           ├─ data ────────────► data ───── all of it ─► header      (pieces are passed on as they come)
+//!           └─ anything else ───► skip ───── all of it ─► header
 //! ```
 //!
-//! Only a header or a control frame that came in part is copied; data never is. Invariant: `partial` is empty
-//! whenever a frame was taken whole from the input.
+//! Only a header or a control frame that arrives in parts is copied; data never is. Invariant: `partial` is empty
+//! whenever a frame lies whole in the input.
 
 use crate::error::Error;
 use crate::frame::{FLAG_FIN, FrameHeader, HEADER_LEN, ID, SYN_STREAM_FIXED, kind};
 
-/// A frame, or a piece of a data frame, as it lies in the input.
+/// A control frame, or a piece of a data frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'r, 'a> {
-    /// A control frame of a type that we read.
+    /// A whole control frame of a type that we handle.
     Control { kind: u16, flags: u8, payload: &'r [u8] },
-    /// Some payload of a data frame. `fin` comes with the last piece of a frame that has the flag.
+    /// Payload of a data frame. `fin` is set on the last piece, if the frame has the flag.
     Data { id: u32, payload: &'a [u8], fin: bool },
 }
 
-/// Room for a frame in part that is kept: the frames of a session in order take some 70 bytes.
+/// Capacity that `partial` keeps: ordinary control frames take some 70 bytes.
 const KEPT_PARTIAL: usize = 128;
 
 #[derive(Debug)]
@@ -37,9 +37,9 @@ pub(crate) struct Reader {
     state: State,
     /// The first part of a header or of a control frame's payload.
     partial: Vec<u8>,
-    /// `partial` has been handed out and must be cleared before it is used again.
+    /// `partial` has been lent to the caller and must be cleared before it is used again.
     spent: bool,
-    /// Longest packed header block.
+    /// The longest packed header block that is accepted.
     max_block: usize,
 }
 
@@ -48,7 +48,7 @@ impl Reader {
         Self { state: State::Header, partial: Vec::new(), spent: false, max_block }
     }
 
-    /// Takes bytes off the input up to the next piece. `None`: the input is used up.
+    /// Consumes input up to the next piece. Returns `None` when the input is used up.
     pub(crate) fn next<'r, 'a: 'r>(
         &'r mut self,
         input: &mut &'a [u8],
@@ -62,6 +62,7 @@ impl Reader {
                 State::Header => {
                     let Some(header) = take_array(&mut self.partial, input) else { return Ok(None) };
                     self.begin(FrameHeader::parse(header))?;
+                    // No payload will come that could carry the FIN, so it is passed on by itself.
                     if let State::Data { id, fin: true, left: 0 } = self.state {
                         self.state = State::Header;
                         return Ok(Some(Piece::Data { id, payload: &[], fin: true }));
@@ -81,6 +82,7 @@ impl Reader {
                         return Ok(None);
                     }
                     self.state = State::Header;
+                    // The usual case borrows from the input; `partial` is only for frames that a read cut.
                     let payload = if self.partial.is_empty() {
                         take(input, len)
                     } else {
@@ -109,11 +111,12 @@ impl Reader {
         Some(Piece::Data { id, payload, fin: fin && left == 0 })
     }
 
-    /// Whether a payload of `len` bytes is there: in the input alone, or gathered in `partial`.
+    /// Whether a payload of `len` bytes is complete: in the input, or gathered in `partial`.
     fn gather(&mut self, len: usize, input: &mut &[u8]) -> bool {
         if self.partial.is_empty() && input.len() >= len {
             return true;
         }
+        // Grows with what comes, not with what is announced: an announcement costs nothing.
         let missing = len - self.partial.len();
         self.partial.extend_from_slice(take(input, missing.min(input.len())));
         self.partial.len() == len
@@ -130,7 +133,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Others than these, known (SETTINGS) or not, mean nothing here and are skipped without being kept.
+    /// Lengths are checked as soon as they are announced. Frames of any other type, known (SETTINGS) or not, are skipped.
     fn begin_control(&self, kind: u16, flags: u8, len: u32) -> Result<State, Error> {
         let length = len as usize;
         match kind {
@@ -146,12 +149,12 @@ impl Reader {
         Ok(State::Payload { kind, flags, len: length })
     }
 
-    /// A frame of `fixed` bytes and a header block.
+    /// Checks the length of a frame that consists of `fixed` bytes and a header block.
     fn check_block(&self, frame: &'static str, fixed: usize, len: u32) -> Result<(), Error> {
         match (len as usize).checked_sub(fixed) {
             None => Err(Error::BadLength { frame, len }),
             Some(block) if block > self.max_block => {
-                Err(Error::HeaderBlockTooLarge { limit: self.max_block, unit: "bytes packed" })
+                Err(Error::HeaderBlockTooLarge { limit: self.max_block, unit: "compressed bytes" })
             }
             Some(_) => Ok(()),
         }
@@ -164,12 +167,12 @@ fn take<'a>(input: &mut &'a [u8], n: usize) -> &'a [u8] {
     taken
 }
 
-/// Drops up to `left` bytes of the input; gives what is still to be dropped.
+/// Drops up to `left` bytes of the input. Returns how many are still to be dropped.
 fn skip(input: &mut &[u8], left: usize) -> usize {
     left - take(input, left.min(input.len())).len()
 }
 
-/// A header: from the input alone, or completed in `partial`.
+/// The next frame header, from the input or completed in `partial`.
 fn take_array(partial: &mut Vec<u8>, input: &mut &[u8]) -> Option<[u8; HEADER_LEN]> {
     if partial.is_empty()
         && let Some((header, rest)) = input.split_first_chunk()

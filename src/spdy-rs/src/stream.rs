@@ -10,14 +10,14 @@
 //!                           (none) ◄──────────────────┘
 //! ```
 //!
-//! The opener may send data and FIN while its stream is unanswered; the answerer may not (Go clients drop what
-//! precedes the SYN_REPLY). A stream that is closed both ways or reset is forgotten; frames that still come
+//! The side that opened a stream may send data and FIN before the answer; the other side may not (Go clients drop what
+//! precedes the SYN_REPLY). A stream that is reset, or closed in both directions, is forgotten. Frames that still arrive
 //! for it are ignored, since they may have crossed ours.
 
-/// Which side may still send, and whether the answer has been given.
+/// Which side may still send, and whether the stream has been answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stream {
-    /// The SYN_REPLY is still to come, from whoever did not open the stream.
+    /// The SYN_REPLY of the side that did not open the stream is still to come.
     pub(crate) unanswered: bool,
     /// We opened it.
     pub(crate) ours: bool,
@@ -40,7 +40,7 @@ impl Stream {
         self.local_open && (self.ours || !self.unanswered)
     }
 
-    /// Nothing more can happen on it.
+    /// Nothing more can happen on it. An unanswered stream is not over, even if it is closed in both directions.
     pub(crate) fn is_over(&self) -> bool {
         !self.unanswered && !self.local_open && !self.remote_open
     }

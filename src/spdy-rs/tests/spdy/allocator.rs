@@ -1,4 +1,4 @@
-//! The system's allocator, counting for each thread what it allocates and holds; tests have a thread each.
+//! The system's allocator, with counters for each thread. Every test runs in a thread of its own.
 
 #![allow(unsafe_code)]
 
@@ -16,18 +16,18 @@ struct Held {
     peak: isize,
 }
 
-/// What some code did.
+/// What a piece of code allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Calls to the allocator for new or larger room.
+    /// Calls to the allocator for new or larger blocks.
     pub(crate) allocations: isize,
-    /// Bytes that it holds more than before; less than 0 where it freed more than it took.
+    /// By how many bytes the memory in use grew. Negative if it freed more than it allocated.
     pub(crate) kept: isize,
-    /// Most bytes that it held more than before at any moment.
+    /// The peak growth of the memory in use, in bytes.
     pub(crate) peak: isize,
 }
 
-/// Runs the code and says what it allocated.
+/// Runs the code and returns what it allocated.
 pub(crate) fn measure<T>(code: impl FnOnce() -> T) -> (T, Usage) {
     let before = NOW.get();
     NOW.set(Held { peak: before.bytes, ..before });

@@ -1,8 +1,8 @@
-//! Hearing a connection out, and reading what it says.
+//! Feeding a connection, and collecting its events.
 
 use spdy::{Connection, Error, Event};
 
-/// An [`Event`] that owns what it saw.
+/// An [`Event`] that owns its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
     Opened { id: u32, headers: Vec<(String, String)>, fin: bool },
@@ -32,12 +32,12 @@ impl From<Event<'_>> for Heard {
     }
 }
 
-/// All that the connection hears in `bytes`, up to its error if it has one.
+/// All events that the connection finds in `bytes`, up to its error if there is one.
 pub(crate) fn hear(connection: &mut Connection, bytes: &[u8]) -> (Vec<Heard>, Option<Error>) {
     hear_in_pieces(connection, bytes, [])
 }
 
-/// The same with the bytes cut into pieces of these lengths, the last one taking what is left.
+/// The same, with the bytes cut into pieces of these lengths; the last piece is the rest.
 pub(crate) fn hear_in_pieces(
     connection: &mut Connection,
     mut bytes: &[u8],
@@ -60,8 +60,8 @@ pub(crate) fn hear_in_pieces(
     (heard, None)
 }
 
-/// Adds to the list; data that goes on where the last piece of the same stream ended becomes one with it, since
-/// where payload is cut means nothing.
+/// Adds an event to the list. Data that continues the previous event is merged into it, since it does not matter where
+/// payload is cut.
 pub(crate) fn add(heard: &mut Vec<Heard>, next: Heard) {
     if let (
         Some(Heard::Data { id, payload, fin: fin @ false }),

@@ -1,9 +1,9 @@
-//! The protocol does no I/O, and cannot: nothing that does is below it.
+//! The crate does no I/O, and cannot: none of its dependencies do.
 
 use std::process::Command;
 
 #[test]
-fn nothing_below_does_io() {
+fn no_dependency_does_io() {
     let tree = Command::new(env!("CARGO"))
         .args([
             "tree",

@@ -1,4 +1,4 @@
-//! Bytes of any kind never make a connection panic, nor cost more than a bound.
+//! No input makes a connection panic or use more memory than its bound.
 
 use proptest::prelude::*;
 
@@ -10,11 +10,11 @@ use crate::peer::{Talk, control, words};
 const CONFIG: Config =
     Config { max_streams: 20, max_packed_block: 1 << 10, max_plain_block: 4 << 10, max_headers: 8 };
 
-/// Most bytes that a connection may hold beside its output: inflate context and window, a frame in part, a block
-/// unpacked while its buffer grows, the list of streams.
+/// The most bytes that a connection may hold besides its output: inflate context and window, a partial frame, a block
+/// being decompressed, the list of streams.
 const MOST: isize = (64 << 10) + 2 * (1 << 10) + 2 * (4 << 10) + 2_048;
 
-/// Frames that are well formed and make no sense, between bytes that are neither.
+/// Well-formed frames that make no sense, and bytes that are not even frames.
 #[derive(Debug, Clone)]
 enum Nonsense {
     Control { kind: u16, flags: u8, words: Vec<u32> },
@@ -58,7 +58,7 @@ fn speak(all: Vec<Nonsense>) -> Vec<u8> {
     talk.take_said()
 }
 
-/// Feeds the bytes in these pieces and checks what may be said of any connection at any time.
+/// Feeds the bytes in these pieces and checks what holds for every connection at any time.
 fn survives(role: Role, bytes: &[u8], cuts: &[usize]) {
     let ((), usage) = measure(|| {
         let mut us = Connection::new(role, CONFIG);
@@ -75,12 +75,12 @@ fn survives(role: Role, bytes: &[u8], cuts: &[usize]) {
             }
         }
     });
-    // Growing by doubling holds three times the output for a moment.
+    // While it doubles, the output takes three times its size.
     assert!(usage.peak <= MOST + 3 * bytes.len() as isize, "{usage:?}");
     assert_eq!(usage.kept, 0);
 }
 
-/// Hears all of the piece, which makes it `heard` bytes in all.
+/// Feeds all of the piece, after which the connection has had `heard` bytes in total.
 fn exhaust(us: &mut Connection, piece: &mut &[u8], heard: usize) -> Option<Error> {
     loop {
         let result = us.recv(piece);

@@ -1,6 +1,6 @@
 //! The crate as its users see it: bytes in, events and bytes out.
 
-// A helper that fails, fails its test.
+// A helper that panics fails its test, as intended.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod allocator;

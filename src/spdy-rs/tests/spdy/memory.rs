@@ -1,4 +1,4 @@
-//! What a connection costs, and that a peer cannot make it cost more.
+//! How much memory a connection takes, and that a peer cannot make it take more.
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -8,7 +8,7 @@ use crate::allocator::measure;
 use crate::common::hear;
 use crate::peer::{FIN, Talk, control, plain_block, words};
 
-/// A connection before its first header block, most of it the inflate context; one window more after it.
+/// A connection before its first header block: mostly the inflate context. After that comes one window.
 const FRESH: isize = 64 << 10;
 
 #[test]
@@ -62,12 +62,12 @@ fn data_frames_allocate_nothing() {
         bytes
     });
     assert_eq!(heard, 4 * (1 + 64 + (32 << 10) + 70_000));
-    // A header that is cut by the end of a read is put together in a buffer, once made and then kept.
+    // A header that a read cuts in two is joined in a buffer, which is allocated once and then kept.
     assert!(usage.allocations <= 1 && usage.kept <= 128, "{usage:?}");
 }
 
 #[test]
-fn what_is_announced_and_not_sent_costs_nothing() {
+fn payload_that_is_announced_but_not_sent_costs_nothing() {
     let settings = 4;
     for frame in [
         [0, 0, 0, 1, 0, 0xff, 0xff, 0xff],
@@ -87,7 +87,7 @@ fn what_is_announced_and_not_sent_costs_nothing() {
 }
 
 #[test]
-fn a_block_in_part_costs_what_came_of_it_and_the_room_is_given_back() {
+fn a_partial_block_costs_its_length_and_is_freed_afterwards() {
     let config = Config::default();
     let limit = config.max_packed_block;
     let mut us = Connection::new(Role::Server, config);
@@ -96,7 +96,7 @@ fn a_block_in_part_costs_what_came_of_it_and_the_room_is_given_back() {
         us.recv(&mut &[7; 100][..]).unwrap();
     });
     assert!(usage.peak < 256, "{usage:?}");
-    // 16 KiB of value that does not compress, cut in the middle.
+    // A value of 16 KiB that does not compress, cut in the middle.
     let value: String =
         (0..15_000u32).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 16) as u8 % 90)).collect();
     let mut talk = Talk::with_server();
@@ -118,7 +118,7 @@ fn a_block_in_part_costs_what_came_of_it_and_the_room_is_given_back() {
 
 #[test]
 fn a_header_bomb_bursts_within_the_limit() {
-    // Some 16 KiB that unpack to 16 MiB.
+    // Some 16 KiB that decompress to 16 MiB.
     let mut deflate = Compress::new(Compression::best(), true);
     let mut block = Vec::with_capacity(64 << 10);
     deflate.compress_vec(&vec![0; 16 << 20], &mut block, FlushCompress::Sync).unwrap();
@@ -132,13 +132,13 @@ fn a_header_bomb_bursts_within_the_limit() {
     let mut us = Connection::new(Role::Server, Config::default());
     let (result, usage) = measure(|| us.recv(&mut &frame[..]).map(|_| ()));
     result.unwrap_err();
-    // Growing a buffer holds the old one and the new one for a moment.
+    // While a buffer grows, the old one and the new one exist.
     assert!(usage.peak < 128 << 10, "{usage:?}");
     assert!(usage.kept <= FRESH, "{usage:?}");
 }
 
 #[test]
-fn a_burst_of_streams_and_answers_is_given_back() {
+fn memory_of_a_burst_is_freed() {
     let mut talk = Talk::with_server();
     talk.opens(1).resets(1, 5).heard();
     let ((), usage) = measure(|| {
@@ -155,8 +155,8 @@ fn a_burst_of_streams_and_answers_is_given_back() {
 }
 
 #[test]
-fn output_never_outgrows_what_was_heard() {
-    // Answers that nobody reads are bounded by how much the caller lets the connection hear.
+fn output_never_exceeds_the_input() {
+    // So a caller bounds unread answers by bounding what it feeds the connection.
     let mut talk = Talk::with(Role::Server, Config { max_streams: 0, ..Config::default() });
     for id in 1..2_000 {
         talk.pings(2 * id + 1).opens(id).opens_with(1, FIN, &[]);

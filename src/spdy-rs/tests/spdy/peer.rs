@@ -1,5 +1,5 @@
-//! The other side, written byte by byte: says whatever a test wants, and reads what the connection answers, with
-//! a deflate of its own on either way.
+//! The other side, byte by byte: sends whatever a test wants and reads what the connection answers, with its own
+//! compression in both directions.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -12,7 +12,7 @@ pub(crate) const UNIDIRECTIONAL: u8 = 2;
 
 const DICTIONARY: &[u8] = include_bytes!("../../src/dictionary.bin");
 
-/// A frame as it lies on the wire.
+/// A frame as seen on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
     SynStream { id: u32, flags: u8, headers: Vec<(String, String)> },
@@ -23,10 +23,10 @@ pub(crate) enum Frame {
     Data { id: u32, payload: Vec<u8>, fin: bool },
 }
 
-/// A connection under test and what is said to it.
+/// A connection under test, and the peer's side of it.
 pub(crate) struct Talk {
     pub(crate) us: Connection,
-    /// What has been said and not yet been heard.
+    /// Bytes that the peer has sent and the connection has not been fed yet.
     said: Vec<u8>,
     deflate: Compress,
     answers: FrameReader,
@@ -106,7 +106,7 @@ impl Talk {
         self.says_control(7, 0, &words(&[last, status]))
     }
 
-    /// Packs a block as Go does: deflate with the dictionary, a sync flush at its end.
+    /// Compresses a block as Go does: with the dictionary, and a sync flush at the end.
     pub(crate) fn pack(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut packed = Vec::with_capacity(plain.len() + 1_024);
         let before = self.deflate.total_in();
@@ -115,12 +115,12 @@ impl Talk {
         packed
     }
 
-    /// What was said and not yet heard, to be heard elsewhere.
+    /// Takes the bytes that have not been fed yet, to feed them elsewhere.
     pub(crate) fn take_said(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.said)
     }
 
-    /// What the connection hears of all that was said, which must be without an error.
+    /// Feeds the connection what was sent, which must be free of errors, and returns its events.
     pub(crate) fn heard(&mut self) -> Vec<Heard> {
         let said = self.take_said();
         let (heard, error) = hear(&mut self.us, &said);
@@ -128,13 +128,13 @@ impl Talk {
         heard
     }
 
-    /// The error that the connection finds in what was said.
+    /// Feeds the connection what was sent, and returns the error that it must find.
     pub(crate) fn error(&mut self) -> Error {
         let said = self.take_said();
         hear(&mut self.us, &said).1.expect("an error")
     }
 
-    /// The frames in the connection's output, which is taken by that.
+    /// Takes the connection's output, as frames.
     pub(crate) fn answered(&mut self) -> Vec<Frame> {
         let frames = self.answers.read(self.us.output());
         self.us.clear_output();
@@ -142,7 +142,7 @@ impl Talk {
     }
 }
 
-/// One direction read frame by frame.
+/// Reads one direction frame by frame.
 pub(crate) struct FrameReader {
     inflate: Decompress,
 }
@@ -154,7 +154,7 @@ impl Default for FrameReader {
 }
 
 impl FrameReader {
-    /// Takes whole frames; anything else fails the test.
+    /// Parses whole frames; anything else fails the test.
     pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Vec<Frame> {
         let mut frames = Vec::new();
         while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Recorded sessions replayed: see `tests/vectors/README.md`.
+//! Replays recorded sessions: see `tests/vectors/README.md`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::common::{Heard, add, hear, hear_in_pieces};
 use crate::peer::{Frame, FrameReader};
 use crate::reference::{Pod, Reference};
 
-/// Sessions with `vectors.json`, which says what every frame means.
+/// Sessions with a `vectors.json`, which describes every frame.
 const SESSIONS: [&str; 9] = [
     "a-spdy-one-connection",
     "b-spdy-refused",
@@ -52,14 +52,14 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
 }
 
-/// What came after the HTTP head, and how long that head was.
+/// The bytes after the HTTP head, and the length of that head.
 fn spdy_bytes(name: &str, direction: Direction) -> (Vec<u8>, usize) {
     let bytes = unhex(&read(name, direction.file()));
     let head = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
     (bytes[head..].to_vec(), head)
 }
 
-/// The reads from the socket that brought the bytes after the head: milliseconds and lengths.
+/// The socket reads that delivered the bytes after the head: milliseconds and lengths.
 fn recorded_reads(name: &str, direction: Direction) -> Vec<(u64, usize)> {
     let (_, mut head) = spdy_bytes(name, direction);
     let mut reads = Vec::new();
@@ -85,8 +85,8 @@ fn number(frame: &Value, field: &str) -> u32 {
     frame[field].as_u64().unwrap_or_else(|| panic!("{field} in {frame}")) as u32
 }
 
-/// What a connection should hear, by the independent decoder. No stream is over before its RST in these
-/// sessions, seen from one side alone, but for a second RST.
+/// The events that a connection should produce, according to the independent decoder. Seen from one side, no stream in
+/// these sessions is over before its RST, except where a second RST follows.
 fn expected(name: &str, direction: Direction) -> Vec<Heard> {
     let mut heard = Vec::new();
     let mut gone = Vec::new();
@@ -139,7 +139,7 @@ fn listener(name: &str, direction: Direction) -> Connection {
     }
 }
 
-/// Every way of cutting: whole, as recorded, byte by byte.
+/// Feeds the session whole, cut as recorded, and byte by byte: the events must be the same.
 fn hear_every_way(name: &str, direction: Direction) -> Vec<Heard> {
     let (bytes, _) = spdy_bytes(name, direction);
     let recorded: Vec<usize> = recorded_reads(name, direction).into_iter().map(|(_, len)| len).collect();
@@ -184,9 +184,9 @@ proptest! {
     }
 }
 
-// What a server answers.
+// The server's answers.
 
-/// What one stream, or the session (id 0), said: kinds only, and data that follows data is one.
+/// The kinds of frames on each stream, or on the session (id 0). Consecutive data frames count as one.
 type Said = BTreeMap<u32, Vec<String>>;
 
 fn kinds(frames: Vec<Frame>) -> Said {
@@ -213,7 +213,7 @@ fn kinds(frames: Vec<Frame>) -> Said {
     said
 }
 
-/// Plays the recorded client, with its pauses, to a server over our connection.
+/// Replays the recorded client, with its pauses, to a server that uses our connection.
 fn answer(name: &str, mut server: Reference) -> Said {
     let (bytes, _) = spdy_bytes(name, ToServer);
     let mut rest = &bytes[..];
@@ -247,12 +247,12 @@ fn a_server_answers_each_client_as_the_reference_did() {
     }
 }
 
-/// Where our answers are not the recorded ones, beyond the bytes of a SYN_REPLY's block (stored, not compressed)
-/// and the words of an error's text.
+/// How our answers differ from the recorded ones, apart from the bytes of a SYN_REPLY's block (stored, not compressed)
+/// and the wording of error texts.
 fn differ(name: &str, reference: &mut Said) {
     let last = match name {
-        // The reference answers a GOAWAY with its own. In these sessions the client had closed its socket by
-        // then, and the answer was lost; in j it was not.
+        // The reference answers a GOAWAY with one of its own. In these sessions the client had already closed its
+        // socket, so the answer was lost; in j it was not.
         "j-spdy-ping" | "k-spdy-idle-timeout" => None,
         "c-spdy-two-ports" => Some(7),
         "h-spdy-pairing-quirks" => Some(21),
@@ -262,7 +262,7 @@ fn differ(name: &str, reference: &mut Said) {
         reference.entry(0).or_default().push(format!("GOAWAY {last} 0"));
     }
     if name == "h-spdy-pairing-quirks" {
-        // Two workers of the reference raced, and stream 5 was served before stream 3; here order is order.
+        // Two workers of the reference raced, and served stream 5 before stream 3. We keep the order.
         let (three, five) = (reference.remove(&3).unwrap(), reference.remove(&5).unwrap());
         reference.extend([(3, five), (5, three)]);
     }
@@ -270,7 +270,7 @@ fn differ(name: &str, reference: &mut Said) {
 
 // Single odd frames.
 
-/// A probe, what a server hears in it, and what it answers if that is not what the reference answered.
+/// A probe, the events in it, and our answer if it differs from that of the reference.
 type Probe = (&'static str, Vec<Heard>, Option<Vec<Frame>>);
 
 fn opened(id: u32, fin: bool) -> Heard {
@@ -292,7 +292,7 @@ fn probes() -> Vec<Probe> {
         ("ping-even", vec![Ponged { id: 2 }, Pinged], None),
         ("settings-then-ping", vec![Pinged], None),
         ("window-update-then-ping", vec![Pinged], None),
-        // The reference closes the connection for a type that it does not know; we skip the frame.
+        // The reference closes the connection on an unknown type; we skip the frame.
         ("noop-type5-then-ping", vec![Pinged], Some(vec![Frame::Ping(1)])),
         ("credential-type10-then-ping", vec![Pinged], Some(vec![Frame::Ping(1)])),
         ("version2-ping", vec![Pinged], None),
@@ -305,9 +305,9 @@ fn probes() -> Vec<Probe> {
         ("syn-id-jump-101", vec![opened(101, false), Pinged], None),
         ("syn-fin", vec![opened(1, true), Pinged], None),
         ("syn-unidirectional", vec![opened(1, false), Pinged], None),
-        // The reference ends the session for a header of HTTP/1; here it is one like others.
+        // The reference ends the session on an HTTP/1 header; for us it is a header like any other.
         ("syn-host-header", vec![host, Pinged], Some(vec![Frame::SynReply { id: 1 }, Frame::Ping(1)])),
-        // Two workers of the reference raced, so that it reset 5 and answered it then; here order is order.
+        // Two workers of the reference raced, so it reset 5 and then answered it. We keep the order.
         (
             "syn-id-decreasing-and-reused",
             vec![opened(5, false), Reset { id: 5, status: 1 }, Pinged],
@@ -327,7 +327,7 @@ fn sort_headers(mut heard: Vec<Heard>) -> Vec<Heard> {
     heard
 }
 
-/// The answer in the line of `SUMMARY.txt` that begins with the probe's name.
+/// The answer in the probe's line of `SUMMARY.txt`.
 fn summary(probe: &str) -> Vec<u8> {
     let all = read("h2-frame-probes", "SUMMARY.txt");
     let line = all.lines().find(|line| line.split_whitespace().next() == Some(probe)).unwrap();

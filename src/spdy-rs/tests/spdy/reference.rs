@@ -1,5 +1,5 @@
-//! A streaming server on top of a connection that decides as the reference does: which streams it takes, when it
-//! writes text, ends or resets. Enough of it to answer the recorded clients.
+//! A streaming server on top of a connection that decides as the reference does which streams it accepts, and when it
+//! writes text, ends or resets them. It does just enough to answer the recorded clients.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ pub(crate) enum Pod {
     SaysByeAndCloses,
 }
 
-/// After a pair's first stream (the reference takes 30 s; it was set to this for the recording).
+/// Time for the second stream of a pair (30 s by default in the reference; this is the recording's setting).
 const PAIR_TIMEOUT_MS: u64 = 700;
-/// Between one side's end and the end of both streams.
+/// Time between the end of one side and the end of both streams.
 const LINGER_MS: u64 = 1_000;
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(crate) struct Reference {
     pod: Pod,
     /// Silence after which the session ends.
     idle_ms: u64,
-    /// By request id, or by the error stream's id where a client sends none.
+    /// Keyed by request id, or by the error stream's id if the client sends none.
     pairs: BTreeMap<String, Pair>,
     gone: bool,
 }
@@ -42,7 +42,7 @@ impl Reference {
         Self { connection, pod, idle_ms, pairs: BTreeMap::new(), gone: false }
     }
 
-    /// Takes bytes from the client, until it has said GOAWAY or made a mistake.
+    /// Processes bytes from the client, until it has sent GOAWAY or made a mistake.
     pub(crate) fn reads(&mut self, mut bytes: &[u8]) {
         while !self.gone {
             match self.connection.recv(&mut bytes) {
@@ -124,7 +124,7 @@ impl Reference {
         }
     }
 
-    /// The client said nothing for so long.
+    /// The client is silent for this long.
     pub(crate) fn waits(&mut self, ms: u64) {
         let us = &mut self.connection;
         if ms >= LINGER_MS {

@@ -40,8 +40,8 @@ fn a_lower_id_is_refused_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_reused_id_ends_the_stream_that_lives() {
-    // The refusal is an RST_STREAM of that very id, so the peer takes its living stream for reset.
+fn reusing_the_id_of_an_open_stream_ends_it() {
+    // The refusal is an RST_STREAM with that id, so the peer considers its open stream reset.
     let mut talk = Talk::with_server();
     let reset = Heard::Reset { id: 5, status: PROTOCOL_ERROR };
     assert_eq!(talk.opens(5).opens(5).sends(5, b"late").heard(), [opened(5), reset]);
@@ -50,7 +50,7 @@ fn a_reused_id_ends_the_stream_that_lives() {
 }
 
 #[test]
-fn a_reused_id_of_a_stream_that_is_over_is_refused() {
+fn reusing_the_id_of_an_ended_stream_is_refused() {
     let mut talk = Talk::with_server();
     talk.opens(5).resets(5, CANCEL).heard();
     assert_eq!(talk.opens(5).heard(), []);
@@ -71,7 +71,7 @@ fn header_blocks_of_refused_streams_are_unpacked_too() {
 }
 
 #[test]
-fn streams_over_the_limit_are_refused_until_one_is_over() {
+fn streams_over_the_limit_are_refused_until_one_ends() {
     let mut talk = Talk::with(Role::Server, Config { max_streams: 2, ..Config::default() });
     assert_eq!(talk.opens(1).opens(3).opens(5).heard(), [opened(1), opened(3)]);
     assert_eq!(talk.answered(), [Frame::Rst { id: 5, status: REFUSED_STREAM }]);
@@ -81,7 +81,7 @@ fn streams_over_the_limit_are_refused_until_one_is_over() {
 }
 
 #[test]
-fn a_client_takes_no_streams() {
+fn a_client_accepts_no_streams() {
     let mut talk = Talk::with_client();
     assert_eq!(talk.opens(2).heard(), []);
     assert_eq!(talk.answered(), [Frame::Rst { id: 2, status: REFUSED_STREAM }]);
@@ -89,7 +89,7 @@ fn a_client_takes_no_streams() {
 }
 
 #[test]
-fn a_client_whose_id_the_server_takes_loses_that_stream_only() {
+fn a_server_that_reuses_a_clients_id_ends_only_that_stream() {
     let mut talk = Talk::with_client();
     let (one, three) = (talk.us.open(&[], false).unwrap(), talk.us.open(&[], false).unwrap());
     talk.answered();
@@ -136,7 +136,7 @@ fn a_stream_opened_with_fin_sends_nothing() {
 }
 
 #[test]
-fn a_unidirectional_stream_takes_a_reply_and_nothing_else() {
+fn only_a_reply_may_be_sent_on_a_unidirectional_stream() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.opens_with(1, UNIDIRECTIONAL, &[]).heard(), [opened(1)]);
     talk.us.reply(1).unwrap();
@@ -174,7 +174,7 @@ fn a_stream_closed_both_ways_still_waits_for_its_answer() {
 
 #[test]
 fn nothing_is_sent_before_the_reply() {
-    // Go's client drops data that comes before it.
+    // Go's client drops data that arrives before it.
     let mut talk = Talk::with_server();
     talk.opens(1).heard();
     assert!(!talk.us.may_send(1));
@@ -253,7 +253,7 @@ fn data_for_unknown_and_ended_streams_is_ignored() {
 }
 
 #[test]
-fn a_reset_is_heard_once() {
+fn a_reset_is_reported_once() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.resets(99, CANCEL).heard(), []);
     talk.opens(1).heard();
@@ -264,7 +264,7 @@ fn a_reset_is_heard_once() {
 }
 
 #[test]
-fn a_reset_of_ours_is_said_once_and_crossing_frames_are_ignored() {
+fn our_reset_is_sent_once_and_crossing_frames_are_ignored() {
     let mut talk = Talk::with_server();
     talk.opens(1).heard();
     talk.us.reset(1, Status::RefusedStream);
@@ -294,7 +294,7 @@ fn fin_comes_with_the_last_piece() {
 }
 
 #[test]
-fn an_empty_frame_without_fin_says_nothing() {
+fn an_empty_frame_without_fin_is_ignored() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.opens(1).sends(1, b"").heard(), [opened(1)]);
 }
@@ -302,7 +302,7 @@ fn an_empty_frame_without_fin_says_nothing() {
 // PING and GOAWAY.
 
 #[test]
-fn pings_of_the_peers_parity_are_echoed_and_others_are_answers() {
+fn pings_with_the_peers_parity_are_echoed_and_others_are_answers() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.pings(1).pings(u32::MAX).heard(), [Heard::Pinged, Heard::Pinged]);
     assert_eq!(talk.answered(), [Frame::Ping(1), Frame::Ping(u32::MAX)]);
@@ -315,7 +315,7 @@ fn pings_of_the_peers_parity_are_echoed_and_others_are_answers() {
 }
 
 #[test]
-fn pings_of_ours_have_our_parity() {
+fn our_pings_have_our_parity() {
     for (mut talk, ids) in [(Talk::with_client(), [1, 3]), (Talk::with_server(), [2, 4])] {
         assert_eq!([talk.us.ping(), talk.us.ping()], ids);
         assert_eq!(talk.answered(), ids.map(Frame::Ping));
@@ -323,7 +323,7 @@ fn pings_of_ours_have_our_parity() {
 }
 
 #[test]
-fn goaway_is_heard_and_names_the_last_stream_when_said() {
+fn goaway_is_reported_and_ours_names_the_last_stream() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.goes_away(0, 2).heard(), [Heard::GoAway { last: 0, status: 2 }]);
     talk.us.go_away();
@@ -355,10 +355,10 @@ fn stream_zero_ends_the_session_with_a_goaway() {
 }
 
 #[test]
-fn frames_of_fixed_length_announce_that_length() {
+fn frames_of_fixed_length_must_have_it() {
     for (kind, good) in [(3, 8), (6, 4), (7, 8)] {
         for len in [0, good - 1, good + 1, MAX_FRAME_LEN] {
-            // The header alone is enough: nobody waits for, or keeps, what it announces.
+            // The header is enough: the payload is neither awaited nor kept.
             let error = Talk::with_server().says_bytes(&control(kind, 0, len)).error();
             assert!(matches!(error, Error::BadLength { .. }), "{error}");
             assert!(!error.says_goaway());
@@ -367,7 +367,7 @@ fn frames_of_fixed_length_announce_that_length() {
 }
 
 #[test]
-fn frames_with_a_block_announce_what_comes_before_it() {
+fn frames_with_a_block_must_have_room_for_what_precedes_it() {
     for (kind, fixed) in [(1, 10), (2, 4), (8, 4)] {
         let error = Talk::with_server().says_bytes(&control(kind, 0, fixed - 1)).error();
         assert!(matches!(error, Error::BadLength { .. }), "{error}");
@@ -382,7 +382,7 @@ fn an_error_is_final() {
     assert_eq!(talk.answered(), []);
 }
 
-// Frames that mean nothing here.
+// Frames that we ignore.
 
 #[test]
 fn other_control_frames_are_skipped() {
@@ -401,13 +401,13 @@ fn other_control_frames_are_skipped() {
 
 #[test]
 fn the_version_of_a_frame_is_not_checked() {
-    // The reference takes version 2, and newer clients must not be cut off for a number.
+    // The reference accepts version 2, and a newer client must not be cut off because of a number.
     let mut talk = Talk::with_server();
     assert_eq!(talk.says_bytes(&[0x80, 2, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]).heard(), [Heard::Pinged]);
 }
 
 #[test]
-fn late_headers_are_unpacked_and_only_their_fin_counts() {
+fn late_headers_are_decompressed_and_only_their_fin_counts() {
     let mut talk = Talk::with_server();
     assert_eq!(talk.opens(1).sends_headers(1, 0).sends(1, b"x").heard(), [opened(1), data(1, b"x")]);
     assert_eq!(talk.sends_headers(1, FIN).sends(1, b"y").sends_headers(1, FIN).heard(), [finished(1)]);
@@ -424,7 +424,7 @@ fn a_packed_block_over_the_limit_is_refused_by_its_frame_header() {
         let mut talk = Talk::with_server();
         assert_eq!(talk.says_bytes(&control(kind, 0, fixed + limit)).heard(), []);
         let error = Talk::with_server().says_bytes(&control(kind, 0, fixed + limit + 1)).error();
-        assert_eq!(error, Error::HeaderBlockTooLarge { limit, unit: "bytes packed" });
+        assert_eq!(error, Error::HeaderBlockTooLarge { limit, unit: "compressed bytes" });
     }
 }
 
@@ -438,13 +438,13 @@ fn a_plain_block_over_the_limit_is_refused() {
         if good {
             assert_eq!(talk.heard().len(), 1);
         } else {
-            assert_eq!(talk.error(), Error::HeaderBlockTooLarge { limit: 5_000, unit: "bytes unpacked" });
+            assert_eq!(talk.error(), Error::HeaderBlockTooLarge { limit: 5_000, unit: "decompressed bytes" });
         }
     }
 }
 
 #[test]
-fn limits_as_large_as_numbers_go_are_no_limits() {
+fn the_largest_limits_never_apply() {
     let max = usize::MAX;
     let config = Config { max_streams: max, max_packed_block: max, max_plain_block: max, max_headers: max };
     let mut talk = Talk::with(Role::Server, config);
@@ -472,7 +472,7 @@ fn corrupt_blocks_end_the_session_without_a_goaway() {
     let long = Talk::with_server().pack(&[plain_block(&[("a", "1")]), vec![0]].concat());
     let huge_name = Talk::with_server().pack(&words(&[1, u32::MAX]));
     let huge_count = Talk::with_server().pack(&words(&[5]));
-    // A final block: deflate of an empty header list that ends its stream (Adler-32 of four zero bytes).
+    // An empty header list in a final deflate block, which ends the stream (with the Adler-32 of four zero bytes).
     let ended = [&good[..2], &good[2..6], &[1, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0, 4, 0, 1]].concat();
     for block in
         [&[][..], &[0xff; 40], &wrong_dictionary, &good[..10], &short, &long, &huge_name, &huge_count, &ended]
@@ -488,7 +488,7 @@ fn corrupt_blocks_end_the_session_without_a_goaway() {
 
 #[test]
 fn odd_names_are_passed_on() {
-    // The reference ends the session for `host` and for capitals; there is no need to.
+    // The reference ends the session on `host` and on capitals, which is not necessary.
     let mut talk = Talk::with_server();
     let heard = talk.opens_with(1, 0, &[("host", "x"), ("Port", "80"), ("", "")]).heard();
     let [Heard::Opened { headers, .. }] = &heard[..] else { panic!() };
@@ -514,7 +514,7 @@ fn output_keeps_the_order_of_events_and_commands() {
 }
 
 #[test]
-fn a_frame_takes_no_more_than_its_length_field_can_say() {
+fn a_frame_holds_no_more_than_its_length_field_allows() {
     let mut talk = Talk::with_client();
     let id = talk.us.open(&[], false).unwrap();
     assert_eq!(talk.us.data_header(id, MAX_FRAME_LEN + 1, true), Err(StreamClosed(id)));
@@ -523,7 +523,7 @@ fn a_frame_takes_no_more_than_its_length_field_can_say() {
 }
 
 #[test]
-fn answers_are_whole_however_the_question_is_cut() {
+fn answers_are_whole_however_the_input_is_cut() {
     let mut talk = Talk::with_server();
     for byte in [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0] {
         assert_eq!(talk.says_bytes(&[byte]).heard(), []);

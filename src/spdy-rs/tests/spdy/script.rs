@@ -1,20 +1,20 @@
 //! A client and a server in memory, driven by a script of random commands until both are idle.
 //!
-//! Uses nothing but the crate, so that the fuzz target `pair` includes this very file. Everything is checked from
-//! end to end: payload arrives once, in order and up to its FIN; events of a stream come in a sensible order; and
-//! when everything has been ended and delivered, neither side remembers a stream.
+//! It uses nothing but the crate, because the fuzz target `pair` includes this file. Everything is checked end to end:
+//! payload arrives once, in order and up to its FIN; the events of a stream come in a sensible order; and once
+//! everything has ended and been delivered, neither side remembers a stream.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use spdy::{Config, Connection, Event, Role, Status};
 
-/// Streams that the server takes at once: few, so that scripts go over it.
+/// The server's limit on streams: low, so that scripts exceed it.
 const MAX_STREAMS: usize = 4;
 
 /// One command: what, on which stream, how much.
 pub(crate) type Command = [u8; 3];
 
-/// Runs the commands, then ends all that is open. Panics when a promise is broken.
+/// Runs the commands, then ends everything that is open. Panics if a promise is broken.
 pub(crate) fn run(script: &[Command]) {
     let mut pair = Pair::new();
     for command in script {
@@ -34,13 +34,13 @@ struct Pair {
 struct End {
     role: Role,
     connection: Connection,
-    /// On its way to the other end.
+    /// Bytes on their way to the other end.
     wire: Vec<u8>,
     streams: BTreeMap<u32, Track>,
     pings: VecDeque<u32>,
 }
 
-/// What one end did and heard on a stream.
+/// What one end has sent and received on a stream.
 #[derive(Debug, Default)]
 struct Track {
     sent: usize,
@@ -113,7 +113,7 @@ impl Pair {
         }
     }
 
-    /// Both ends know the same of a stream that nobody reset.
+    /// Both ends agree about a stream that was not reset.
     fn compare(&self, client: &Track, server: Option<&Track>) {
         match server {
             Some(server) if !client.reset && !server.reset => {
@@ -170,7 +170,7 @@ impl End {
         }
     }
 
-    /// What the stream's next bytes are: each is known by its place.
+    /// The stream's next bytes. Each is determined by its offset.
     fn payload(&self, id: u32, len: usize) -> Vec<u8> {
         let sent = self.streams.get(&id).map_or(0, |track| track.sent);
         (sent..sent + len).map(|at| byte(self.role, id, at)).collect()
@@ -187,7 +187,7 @@ impl End {
     fn reset(&mut self, id: u32) {
         self.connection.reset(id, Status::Cancel);
         if let Some(track) = self.streams.get_mut(&id) {
-            // A stream that was over stays as it was.
+            // Resetting an ended stream has no effect.
             track.reset |= !(track.fin_sent && track.fin_heard && track.answered);
         }
     }
@@ -201,7 +201,7 @@ impl End {
         self.connection.clear_output();
     }
 
-    /// Moves up to `most` bytes to the other end; how many it were.
+    /// Moves up to `most` bytes to the other end. Returns how many it moved.
     fn deliver(&mut self, to: &mut Self, most: usize) -> usize {
         self.flush();
         let bytes: Vec<u8> = self.wire.drain(..most.min(self.wire.len())).collect();
