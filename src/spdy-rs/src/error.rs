@@ -2,6 +2,7 @@
 
 /// The peer broke the protocol and the session cannot continue. It is always the peer's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A frame that belongs to a stream has stream id 0.
     #[error("a {frame} frame has stream id 0")]

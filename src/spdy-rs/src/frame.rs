@@ -43,6 +43,7 @@ pub(crate) mod kind {
 /// Why a stream is reset. Go peers treat all of them alike. Source: SPDY Protocol, Draft 3.1, section 2.6.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Status {
     /// The other side broke a rule, such as that ids only grow.
     ProtocolError = 1,
