@@ -1,4 +1,4 @@
-//! CRI by its socket, and the call that hands out a streaming URL.
+//! A CRI client, and the call that returns a streaming URL.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::error::{Doing, Error, Result};
 
 const PORT_FORWARD: &str = "/runtime.v1.RuntimeService/PortForward";
 
-/// `runtime.v1.PortForwardRequest`, as far as SPDY clients fill it.
+/// `runtime.v1.PortForwardRequest`, with the fields that SPDY clients set.
 #[derive(Clone, PartialEq, prost::Message)]
 struct PortForwardRequest {
     #[prost(string, tag = "1")]
@@ -44,13 +44,13 @@ async fn ask(socket: &Path, sandbox: &str) -> std::result::Result<String, Status
     Ok(grpc.unary(request, path, codec).await?.into_inner().url)
 }
 
-/// A channel to the socket.
+/// Connects to the socket.
 pub(crate) async fn connect(socket: &Path) -> std::result::Result<Channel, tonic::transport::Error> {
     let socket = socket.to_owned();
     let connector = service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    // The address is required and never used: the connector knows its socket.
+    // The address is required but never used, because the connector dials the socket.
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }

@@ -2,21 +2,21 @@
 
 use std::io;
 
-/// A run that could not be finished. Nothing here says anything about speed.
+/// Why a run could not be finished. A missed target is not an error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The machine refused something, or a contender's socket failed.
+    /// A system call or a contender's socket failed.
     #[error("{what}: {source}")]
     Io {
         /// What was tried, and where.
         what: String,
-        /// The system's answer.
+        /// The error from the system.
         source: io::Error,
     },
-    /// A contender did not do what every contender must.
+    /// A contender did not behave correctly.
     #[error("{0}")]
     Contender(String),
-    /// The CRI call that hands out a streaming URL failed.
+    /// The CRI call for a streaming URL failed.
     #[error("asking {socket} for a streaming URL: {source}")]
     Cri {
         /// The daemon's CRI socket.
@@ -28,7 +28,7 @@ pub(crate) enum Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Says what was tried when the system says no.
+/// Adds what was tried to an error from the system.
 pub(crate) trait Doing<T> {
     fn doing(self, what: impl Into<String>) -> Result<T>;
 }

@@ -1,11 +1,11 @@
-//! What was measured: samples by contender and metric, and their medians.
+//! The measurements: samples by contender and metric, and their medians.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::server::Contender;
 
-/// A figure of the table. Less is better, but for the two rates.
+/// A row of the table. Lower is better, except for the two rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Metric {
     Download,
@@ -34,7 +34,7 @@ impl Metric {
         Metric::Idle,
     ];
 
-    /// What it is, with its unit.
+    /// The name, with its unit.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Metric::Download => "download, MB/s",
@@ -50,7 +50,7 @@ impl Metric {
         }
     }
 
-    /// Digits after the point.
+    /// Digits after the decimal point.
     pub(crate) fn digits(self) -> usize {
         match self {
             Metric::DownloadCpu | Metric::UploadCpu | Metric::ConnectCpu => 3,
@@ -60,7 +60,7 @@ impl Metric {
     }
 }
 
-/// One sample for each of a server's processes. Figures that belong to no process have one part.
+/// One sample for each process of a server. A figure that is not measured per process has one part.
 type Parts = Vec<f64>;
 
 /// All samples of a run.
@@ -91,13 +91,13 @@ impl Figures {
         }
     }
 
-    /// The median over the rounds of a figure, all processes together.
+    /// The median of a figure over the rounds, for all processes together.
     pub(crate) fn median(&self, contender: Contender, metric: Metric) -> Option<f64> {
         let samples = self.0.get(&(contender, metric))?;
         median(samples.iter().map(|parts| parts.iter().sum()).collect())
     }
 
-    /// The medians of each process's part, where there is more than one process.
+    /// The median of each process's part, if there is more than one process.
     pub(crate) fn parts(&self, contender: Contender, metric: Metric) -> Option<Vec<f64>> {
         let samples = self.0.get(&(contender, metric))?;
         let count = samples.first()?.len();

@@ -1,4 +1,4 @@
-//! The floor: what moving bytes costs at least when a program copies them. A plain TCP relay, tokio's
+//! The floor: the least that it costs a program to move bytes by copying them. A plain TCP relay with tokio's
 //! `copy_bidirectional_with_sizes` and nothing else: no sessions, no frames, no limits.
 
 use std::io::{Read, Write};
@@ -9,13 +9,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::error::{Doing, Error, Result};
 
-/// What the relay is told.
+/// The arguments of the relay.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Bytes of the buffer of each direction of a connection.
+    /// Buffer size for each direction of a connection, in bytes.
     #[arg(long)]
     buffer: usize,
-    /// Ports on 127.0.0.1 to relay to. Each gets a free local port; those are printed on one line.
+    /// Ports on 127.0.0.1 to relay to. Each gets a free local port; these are printed on one line.
     targets: Vec<u16>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let listener = runtime
             .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .doing("listening on a free loopback port")?;
-        ports.push(listener.local_addr().doing("asking for the port that was chosen")?.port().to_string());
+        ports.push(listener.local_addr().doing("reading the chosen port")?.port().to_string());
         runtime.spawn(accept(listener, target, args.buffer));
     }
     writeln!(std::io::stdout(), "{}", ports.join(" ")).doing("printing the ports")?;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 async fn accept(listener: TcpListener, target: u16, buffer: usize) {
     while let Ok((client, _)) = listener.accept().await {
         tokio::spawn(async move {
-            // A failed connection is closed on both sides; the driver reports what it missed.
+            // A failed connection is closed on both sides; the benchmark's client reports the failure.
             let _ = relay(client, target, buffer).await;
         });
     }

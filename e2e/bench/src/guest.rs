@@ -1,9 +1,9 @@
-//! The channel into a real guest, beside what the guest's vsock device gives without a relay.
+//! The channel into a real guest, compared with the guest's vsock device without a relay.
 //!
-//! All are measured over the same device, in turns: `raw` is a vsock port of the pod's own, `TCP` the hop that every
-//! relay has, from one process of the guest to another and without vsock (measured in the guest), `plain` a relay of the
-//! simplest kind from vsock to the pod's TCP port, and `channel` ours to that port. An emulated processor makes that hop
-//! dear.
+//! Four routes are measured in turns, over the same device. `raw` is a vsock port that the pod itself listens on. `TCP` is
+//! the hop that every relay needs, from one process in the guest to another, without vsock (measured in the guest).
+//! `plain` is the simplest possible relay from vsock to the pod's TCP port, and `channel` is gangplank's relay to that
+//! port. With an emulated processor, the TCP hop is expensive.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,13 +21,13 @@ use crate::error::{Doing, Error, Result};
 use crate::session::{READ, SILENCE, Session};
 use crate::work;
 
-/// Of raw throughput, each way, ours must have so much.
+/// The share of the raw throughput that the channel must reach in each direction.
 const LEAST_RATE: f64 = 0.9;
 
-/// Over raw, ours may add so many microseconds to the median of a one-byte round trip.
+/// How many microseconds the channel may add to the raw median of a one-byte round trip.
 const MOST_ADDED: f64 = 60.0;
 
-/// How much of everything.
+/// The amount of work in a measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     pub(crate) rounds: usize,
@@ -35,22 +35,22 @@ pub(crate) struct Sizes {
     pub(crate) round_trips: usize,
 }
 
-/// Some 20 s on a machine of two cores, beside the guest's start.
+/// Takes about 20 s on a machine with two cores, plus the start of the guest.
 pub(crate) const FULL: Sizes = Sizes { rounds: 5, bytes: 32 << 20, round_trips: 1_000 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Route {
     Raw,
     Hop,
     Plain,
     Channel,
 }
 
-impl Way {
-    const ALL: [Way; 4] = [Way::Raw, Way::Hop, Way::Plain, Way::Channel];
+impl Route {
+    const ALL: [Route; 4] = [Route::Raw, Route::Hop, Route::Plain, Route::Channel];
 }
 
-/// Medians over the rounds, of each way.
+/// Medians over the rounds, for each route.
 #[derive(Debug)]
 pub(crate) struct GuestFigures {
     /// MB/s from the guest.
@@ -61,19 +61,19 @@ pub(crate) struct GuestFigures {
     round_trip: [f64; 4],
 }
 
-/// Boots a guest and measures all ways into it.
+/// Boots a guest and measures all routes into it.
 pub(crate) fn measure(sizes: Sizes, dir: &Path) -> Result<GuestFigures> {
     let dir = dir.join("guest");
     std::fs::create_dir(&dir).doing(format!("creating {}", dir.display()))?;
     let guest = Guest::boot(&dir);
     let mut samples: [[Vec<f64>; 4]; 3] = Default::default();
     for round in 0..sizes.rounds {
-        for turn in 0..Way::ALL.len() {
-            let way = Way::ALL[(turn + round) % Way::ALL.len()];
-            let figures = measure_way(way, &guest, sizes)
-                .map_err(|error| Error::Contender(format!("{way:?} into the guest: {error}")))?;
+        for turn in 0..Route::ALL.len() {
+            let route = Route::ALL[(turn + round) % Route::ALL.len()];
+            let figures = measure_route(route, &guest, sizes)
+                .map_err(|error| Error::Contender(format!("{route:?} into the guest: {error}")))?;
             for (of, value) in samples.iter_mut().zip(figures) {
-                of[way as usize].push(value);
+                of[route as usize].push(value);
             }
         }
     }
@@ -81,12 +81,12 @@ pub(crate) fn measure(sizes: Sizes, dir: &Path) -> Result<GuestFigures> {
     Ok(GuestFigures { down, up, round_trip })
 }
 
-fn measure_way(way: Way, guest: &Guest, sizes: Sizes) -> Result<[f64; 3]> {
-    let mut session: Box<dyn Session> = match way {
-        Way::Hop => return measure_hop(&guest.socket()),
-        Way::Raw => Box::new(RawSession::new(&guest.socket(), RAW_PORT)),
-        Way::Plain => Box::new(RawSession::new(&guest.socket(), PLAIN_PORT)),
-        Way::Channel => Box::new(ChannelSession::new(&guest.endpoint())?),
+fn measure_route(route: Route, guest: &Guest, sizes: Sizes) -> Result<[f64; 3]> {
+    let mut session: Box<dyn Session> = match route {
+        Route::Hop => return measure_hop(&guest.socket()),
+        Route::Raw => Box::new(RawSession::new(&guest.socket(), RAW_PORT)),
+        Route::Plain => Box::new(RawSession::new(&guest.socket(), PLAIN_PORT)),
+        Route::Channel => Box::new(ChannelSession::new(&guest.endpoint())?),
     };
     let session = session.as_mut();
     let rate = |took: Duration| sizes.bytes as f64 / took.as_secs_f64() / 1e6;
@@ -98,14 +98,16 @@ fn measure_way(way: Way, guest: &Guest, sizes: Sizes) -> Result<[f64; 3]> {
     Ok([down, up, median(times?)])
 }
 
-/// What the guest says of its TCP.
+/// The TCP figures that the guest has measured itself.
 fn measure_hop(device: &Path) -> Result<[f64; 3]> {
-    let asking = "asking the guest of its TCP";
+    let asking = "asking the guest for its TCP figures";
     let stream = RawSession::new(device, HOP_PORT).connect(HOP_PORT).doing(asking)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).doing(asking)?;
     let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    figures.try_into().map_err(|_| Error::Contender(format!("the guest says of its TCP: {line:?}")))
+    figures
+        .try_into()
+        .map_err(|_| Error::Contender(format!("expected three TCP figures from the guest, not {line:?}")))
 }
 
 impl GuestFigures {
@@ -130,7 +132,10 @@ impl std::fmt::Display for GuestFigures {
         let [raw, _, plain, ours] = self.round_trip;
         row(f, "1-byte round trip p50, us", self.round_trip)?;
         let (added, over_plain, is_met) = (ours - raw, ours - plain, met(ours - raw <= MOST_ADDED));
-        writeln!(f, "{added:.0} over raw, at most {MOST_ADDED:.0}  {is_met}; {over_plain:+.0} to plain")
+        writeln!(
+            f,
+            "{added:.0} more than raw, at most {MOST_ADDED:.0}  {is_met}; {over_plain:+.0} compared with plain"
+        )
     }
 }
 
@@ -147,7 +152,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Hybrid vsock, and nothing on it.
+/// Connections over hybrid vsock, without a relay.
 struct RawSession {
     device: PathBuf,
     first_port: u32,
@@ -162,7 +167,7 @@ impl RawSession {
 
     fn conn(&mut self, conn: usize) -> Result<&mut UnixStream> {
         let stream = self.conns.get_mut(conn).and_then(Option::as_mut);
-        stream.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+        stream.ok_or_else(|| Error::Contender(format!("connection {conn} has already ended")))
     }
 
     fn connect(&self, port: u32) -> std::io::Result<UnixStream> {
@@ -196,7 +201,7 @@ impl Session for RawSession {
         read.map(|n| &self.buffer[..n])
     }
 
-    /// There is no half-close: closing first loses nothing here, since the pod has said all.
+    /// Hybrid vsock has no half-close. Closing first loses nothing here, because the pod has sent everything.
     fn finish(&mut self, conn: usize) -> Result<()> {
         self.conns[conn] = None;
         Ok(())
@@ -224,7 +229,7 @@ impl ChannelSession {
 
     fn conn(conns: &mut [Option<Channel>], conn: usize) -> Result<&mut Channel> {
         let channel = conns.get_mut(conn).and_then(Option::as_mut);
-        channel.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+        channel.ok_or_else(|| Error::Contender(format!("connection {conn} has already ended")))
     }
 }
 
@@ -249,7 +254,7 @@ impl Session for ChannelSession {
 
     fn finish(&mut self, conn: usize) -> Result<()> {
         let channel = Self::conn(&mut self.conns, conn)?;
-        self.runtime.block_on(channel.shutdown()).doing("ending our direction")?;
+        self.runtime.block_on(channel.shutdown()).doing("ending the direction to the pod")?;
         while !self.receive(conn)?.is_empty() {}
         self.conns[conn] = None;
         Ok(())

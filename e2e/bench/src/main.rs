@@ -1,8 +1,8 @@
-//! The benchmark: ours beside the reference server and a plain TCP relay, in one run on this machine.
+//! The benchmark: gangplank, the reference server and a plain TCP relay, compared in one run on this machine.
 //!
-//! Every contender is a server between a client of this program and the pod, which is this program too.
-//! Reference and ours are reached through a streaming URL by a fast SPDY client and by the Go client that
-//! kubectl has; the floor, which speaks no SPDY, by plain TCP.
+//! Every contender is a server between a client and a pod, which are both part of this program. Gangplank and the
+//! reference are reached through a streaming URL, by a fast SPDY client and by kubectl's Go client. The floor, which does
+//! not speak SPDY, is reached over plain TCP.
 
 mod cri;
 mod error;
@@ -42,54 +42,54 @@ struct Cli {
 enum Command {
     /// Measure all contenders and print one table
     Run(RunArgs),
-    /// Measure only what the daemon adds to a CRI call that it passes on
+    /// Measure only the delay that the daemon adds to a CRI call that passes through
     Pass {
-        /// The daemon [default: beside this program]
+        /// The daemon [default: next to this program]
         #[arg(long)]
         daemon: Option<PathBuf>,
     },
-    /// Measure only the ways into a QEMU guest
+    /// Measure only the routes into a QEMU guest
     Guest {
-        /// Rounds
+        /// Number of rounds
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
-    /// The floor: a plain TCP relay (the benchmark starts it itself)
+    /// Run the floor, a plain TCP relay (the benchmark starts it itself)
     Floor(floor::Args),
 }
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// Small sizes and two rounds: shows that everything works, and hardly more
+    /// Small sizes and two rounds: shows that everything works, but little more
     #[arg(long)]
     quick: bool,
-    /// Fail when a mark is not met
+    /// Fail if a target is not met
     #[arg(long)]
     check: bool,
-    /// These contenders only
+    /// Only these contenders
     #[arg(long, value_delimiter = ',')]
     only: Vec<Contender>,
-    /// These workloads only, without the memory measurement
+    /// Only these workloads, without the memory measurement
     #[arg(long, value_delimiter = ',')]
     work: Vec<Work>,
-    /// No table: one contender (--only) does one workload (--work) for so many seconds, to be looked at
+    /// For profiling: run one workload (--work) with one contender (--only) for this many seconds, without a table
     #[arg(long)]
     seconds: Option<u64>,
-    /// Rounds, in place of the usual number
+    /// Number of rounds
     #[arg(long)]
     rounds: Option<usize>,
-    /// The daemon [default: beside this program]
+    /// The daemon [default: next to this program]
     #[arg(long)]
     daemon: Option<PathBuf>,
-    /// The relay [default: beside this program]
+    /// The relay [default: next to this program]
     #[arg(long)]
     relay: Option<PathBuf>,
-    /// Where reference-server and reference-client are
+    /// The directory of reference-server and reference-client
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/bin"))]
     reference: PathBuf,
 }
 
-/// Turns of CRI calls for each round of the others.
+/// Turns of CRI calls per round of the other measurements.
 const PASS_TURNS: usize = 5;
 
 fn main() -> ExitCode {
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| {
-        // The exit code still tells when nobody reads this.
+        // If nobody reads this, the exit code still reports the failure.
         let _ = writeln!(std::io::stderr(), "gangplank-bench: {e}");
         ExitCode::FAILURE
     })
@@ -111,7 +111,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     let pod = pod::start().doing("listening on free loopback ports")?;
     let dir = tempfile::Builder::new().prefix("gangplank-bench-").tempdir();
     let mut dir = dir.doing("creating a temporary directory")?;
-    // Logs of a failed run are worth keeping.
+    // Keep the logs of a failed run.
     dir.disable_cleanup(true);
     let place = (&programs, pod, dir.path());
     measure(args, place)
@@ -125,7 +125,7 @@ fn measure(args: &RunArgs, place: (&Programs, pod::Ports, &Path)) -> Result<Exit
     let plan = plan(args);
     if let Some(seconds) = args.seconds {
         let ([contender], [work]) = (&args.only[..], &args.work[..]) else {
-            return Err(Error::Contender("--seconds needs one --only and one --work".into()));
+            return Err(Error::Contender("--seconds needs exactly one --only and one --work".into()));
         };
         let sizes = if contender.has_go_client() { plan.go } else { plan.fast };
         run::profile(*contender, *work, Duration::from_secs(seconds), sizes, place)?;
@@ -148,7 +148,7 @@ fn measure(args: &RunArgs, place: (&Programs, pod::Ports, &Path)) -> Result<Exit
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Sizes such that a full run takes some four minutes and a quick one well under one.
+/// With these sizes, a full run takes about four minutes and a quick one well under one.
 fn plan(args: &RunArgs) -> Plan {
     let mut plan = Plan {
         contenders: Contender::value_variants().to_vec(),
@@ -191,7 +191,7 @@ fn guest(rounds: usize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program that was named, or else the one beside this.
+/// The given program, or else the one next to this program.
 fn beside(given: Option<&PathBuf>, name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().doing("finding this program")?;
     Ok(given.cloned().unwrap_or_else(|| own.with_file_name(name)))

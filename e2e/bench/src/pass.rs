@@ -1,4 +1,4 @@
-//! What a CRI call costs more when it passes through the daemon: a unary call to a runtime in this program, with
+//! The delay that the daemon adds to a CRI call that passes through it: a unary call to a runtime in this program, with
 //! and without the daemon in between.
 
 use std::convert::Infallible;
@@ -20,16 +20,16 @@ use crate::error::{Doing, Error, Result};
 use crate::process::Process;
 use crate::server::wait_for;
 
-/// At most so much may be added to the median.
-const MARK: Duration = Duration::from_micros(200);
+/// The most that the daemon may add to the median.
+const MOST_ADDED: Duration = Duration::from_micros(200);
 
-/// Calls of one turn; with and without the daemon take turns, so that what disturbs one disturbs the other.
+/// Calls per turn. Turns with and without the daemon alternate, so that a disturbance affects both.
 const TURN: usize = 200;
 
-/// A method that neither the runtime nor the daemon knows: it is answered at once, and passes like any other.
+/// A method that neither the runtime nor the daemon knows. It passes through like any other and is answered at once.
 const METHOD: &str = "/runtime.v1.RuntimeService/Measured";
 
-/// Medians of the call.
+/// The median time of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Added {
     direct: Duration,
@@ -42,7 +42,7 @@ impl Added {
     }
 
     pub(crate) fn is_met(self) -> bool {
-        self.added() <= MARK
+        self.added() <= MOST_ADDED
     }
 }
 
@@ -54,13 +54,13 @@ impl std::fmt::Display for Added {
             self.direct.as_micros(),
             self.through.as_micros(),
             self.added().as_micros(),
-            MARK.as_micros(),
+            MOST_ADDED.as_micros(),
             if self.is_met() { "met" } else { "NOT met" },
         )
     }
 }
 
-/// Measures `turns` turns of each.
+/// Measures this many turns of each kind.
 pub(crate) fn measure(turns: usize, daemon: &Path, dir: &Path) -> Result<Added> {
     let dir = dir.join("pass");
     fs::create_dir(&dir).doing(format!("creating {}", dir.display()))?;
@@ -136,7 +136,7 @@ impl Caller {
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         match self.0.unary(tonic::Request::new(()), PathAndQuery::from_static(METHOD), codec).await {
             Err(status) if status.code() == Code::Unimplemented => Ok(()),
-            other => Err(format!("{other:?} rather than the runtime's answer")),
+            other => Err(format!("{other:?} instead of the runtime's answer")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A program under measurement: started and ended by the harness, watched through the kernel.
+//! A program under measurement. The benchmark starts and ends it, and reads its CPU time and memory from the kernel.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Doing, Error, Result};
 
-/// How long a program may take to end when asked, before it is killed.
+/// How long a program may take to end when asked to, before it is killed.
 const END: Duration = Duration::from_secs(3);
 
 /// A running program.
@@ -26,7 +26,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it. What it says on standard error goes to `NAME.log` in the directory.
+    /// Starts it. Its standard error goes to `NAME.log` in the directory.
     pub(crate) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let path = logs.join(format!("{name}.log"));
         let log = File::create(&path).doing(format!("creating {}", path.display()))?;
@@ -52,8 +52,8 @@ impl Process {
         self.child.id()
     }
 
-    /// CPU time it has used so far, user and system, all threads, those that have ended too. The kernel's
-    /// clock of the process counts nanoseconds, where `/proc/PID/stat` counts ticks of 10 ms.
+    /// The CPU time it has used so far: user and system time of all threads, including those that have ended. The
+    /// kernel's clock of the process counts nanoseconds, while `/proc/PID/stat` counts ticks of 10 ms.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let clock = ClockId::pid_cpu_clock_id(self.nix_pid()).doing(self.about("finding the CPU clock"))?;
         let now = clock_gettime(clock).doing(self.about("reading the CPU clock"))?;
@@ -70,10 +70,10 @@ impl Process {
             .ok_or_else(|| Error::Contender(format!("{path} has no VmRSS: has {} ended?", self.name)))
     }
 
-    /// The next line it prints.
+    /// Reads the next line that it prints.
     pub(crate) fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        let n = self.stdout.read_line(&mut line).doing(format!("reading what {} says", self.name))?;
+        let n = self.stdout.read_line(&mut line).doing(format!("reading the output of {}", self.name))?;
         if n == 0 {
             return Err(Error::Contender(format!("{} ended without an answer", self.name)));
         }
@@ -88,11 +88,11 @@ impl Process {
         self.line()
     }
 
-    /// An error when it has ended.
+    /// Fails if the program has ended.
     pub(crate) fn must_live(&mut self) -> Result<()> {
-        match self.child.try_wait().doing(format!("looking after {}", self.name))? {
+        match self.child.try_wait().doing(format!("checking on {}", self.name))? {
             None => Ok(()),
-            Some(status) => Err(Error::Contender(format!("{} ended by itself: {status}", self.name))),
+            Some(status) => Err(Error::Contender(format!("{} ended unexpectedly: {status}", self.name))),
         }
     }
 

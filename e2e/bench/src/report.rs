@@ -1,4 +1,4 @@
-//! The table, and the marks that ours must meet.
+//! The table, and the targets that gangplank must meet.
 
 use std::fmt::Write;
 
@@ -7,12 +7,14 @@ use crate::server::Contender::{
     self, Floor64, Floor256, GoDirect, GoReference, GoRelay, OursDirect, OursRelay, Reference,
 };
 
-/// Width of the column of names, and of one figure.
+/// The width of the column of names.
 const NAME: usize = 28;
+
+/// The width of one figure.
 const FIGURE: usize = 10;
 
-/// A half of the table: who is in it, and which ratios it shows. A column without a title stays empty, so that
-/// both halves have the same columns.
+/// One half of the table: its contenders and ratios. A column without a title stays empty, so that both halves have the
+/// same columns.
 struct Half {
     title: &'static str,
     columns: [(&'static str, Contender); 5],
@@ -36,7 +38,7 @@ const FAST: Half = Half {
     ],
 };
 
-/// Without the floors, which speak no SPDY.
+/// Without the floors, which do not speak SPDY.
 const GO: Half = Half {
     title: "Go client",
     columns: [
@@ -54,58 +56,60 @@ const GO: Half = Half {
     ],
 };
 
-/// A mark: a figure of ours must be at most so much of another's.
-struct Mark {
+/// A target: the largest allowed ratio of a figure to the same figure of another contender.
+struct Target {
     metric: Metric,
     of: Contender,
     to: Contender,
     at_most: f64,
 }
 
-const fn mark(metric: Metric, of: Contender, to: Contender, at_most: f64) -> Mark {
-    Mark { metric, of, to, at_most }
+const fn target(metric: Metric, of: Contender, to: Contender, at_most: f64) -> Target {
+    Target { metric, of, to, at_most }
 }
 
-/// First marks for direct dialling.
-const MARKS: [Mark; 14] = [
-    mark(Metric::DownloadCpu, OursDirect, Floor64, 1.0),
-    mark(Metric::UploadCpu, OursDirect, Floor64, 1.0),
-    mark(Metric::DownloadCpu, OursDirect, Reference, 0.5),
-    mark(Metric::UploadCpu, OursDirect, Reference, 0.4),
-    mark(Metric::ConnectCpu, OursDirect, Reference, 1.0 / 3.0),
-    mark(Metric::Idle, OursDirect, Reference, 1.0 / 3.0),
-    mark(Metric::ConnectP50, OursDirect, Reference, 1.0),
-    mark(Metric::ConnectP99, OursDirect, Reference, 1.0),
-    mark(Metric::RoundTripP50, OursDirect, Reference, 1.0),
-    mark(Metric::RoundTripP99, OursDirect, Reference, 1.0),
-    mark(Metric::ConnectP50, GoDirect, GoReference, 1.0),
-    mark(Metric::ConnectP99, GoDirect, GoReference, 1.0),
-    mark(Metric::RoundTripP50, GoDirect, GoReference, 1.0),
-    mark(Metric::RoundTripP99, GoDirect, GoReference, 1.0),
+/// The targets for direct dialling.
+const TARGETS: [Target; 14] = [
+    target(Metric::DownloadCpu, OursDirect, Floor64, 1.0),
+    target(Metric::UploadCpu, OursDirect, Floor64, 1.0),
+    target(Metric::DownloadCpu, OursDirect, Reference, 0.5),
+    target(Metric::UploadCpu, OursDirect, Reference, 0.4),
+    target(Metric::ConnectCpu, OursDirect, Reference, 1.0 / 3.0),
+    target(Metric::Idle, OursDirect, Reference, 1.0 / 3.0),
+    target(Metric::ConnectP50, OursDirect, Reference, 1.0),
+    target(Metric::ConnectP99, OursDirect, Reference, 1.0),
+    target(Metric::RoundTripP50, OursDirect, Reference, 1.0),
+    target(Metric::RoundTripP99, OursDirect, Reference, 1.0),
+    target(Metric::ConnectP50, GoDirect, GoReference, 1.0),
+    target(Metric::ConnectP99, GoDirect, GoReference, 1.0),
+    target(Metric::RoundTripP50, GoDirect, GoReference, 1.0),
+    target(Metric::RoundTripP99, GoDirect, GoReference, 1.0),
 ];
 
-/// The table and the marks as text.
+/// The table and the targets as text.
 pub(crate) fn text(figures: &Figures) -> String {
     let mut out = String::new();
     half(&mut out, figures, &FAST);
     half(&mut out, figures, &GO);
     parts(&mut out, figures);
-    marks(&mut out, figures);
+    targets(&mut out, figures);
     out
 }
 
-/// Whether every mark that was measured is met.
+/// Whether every target that was measured is met.
 pub(crate) fn all_met(figures: &Figures) -> bool {
-    MARKS.iter().all(|mark| figures.ratio(mark.metric, mark.of, mark.to).is_none_or(|r| r <= mark.at_most))
+    TARGETS
+        .iter()
+        .all(|target| figures.ratio(target.metric, target.of, target.to).is_none_or(|r| r <= target.at_most))
 }
 
-fn marks(out: &mut String, figures: &Figures) {
-    let mut title = "\nmarks (direct dialling)\n";
-    for mark in &MARKS {
-        if let Some(ratio) = figures.ratio(mark.metric, mark.of, mark.to) {
-            let met = if ratio <= mark.at_most { "met" } else { "NOT met" };
-            let who = format!("{} / {}", mark.of.name(), mark.to.name());
-            let (name, at_most) = (mark.metric.name(), mark.at_most);
+fn targets(out: &mut String, figures: &Figures) {
+    let mut title = "\ntargets (direct dialling)\n";
+    for target in &TARGETS {
+        if let Some(ratio) = figures.ratio(target.metric, target.of, target.to) {
+            let met = if ratio <= target.at_most { "met" } else { "NOT met" };
+            let who = format!("{} / {}", target.of.name(), target.to.name());
+            let (name, at_most) = (target.metric.name(), target.at_most);
             push(
                 out,
                 format_args!("{title}  {name:<28}{who:<28}{ratio:>5.2}  at most {at_most:.2}  {met}\n"),
@@ -145,7 +149,7 @@ fn row(out: &mut String, figures: &Figures, half: &Half, metric: Metric) {
     out.push('\n');
 }
 
-/// Empty in a column without a title, a dash where nothing was measured.
+/// Empty in a column without a title; a dash if nothing was measured.
 fn cell(out: &mut String, title: &str, value: Option<f64>, digits: usize) {
     match value {
         _ if title.is_empty() => push(out, format_args!("{:>FIGURE$}", "")),
@@ -154,7 +158,7 @@ fn cell(out: &mut String, title: &str, value: Option<f64>, digits: usize) {
     }
 }
 
-/// What of the relay's column is the daemon's and what the relay's.
+/// How the figures of the relay's column divide between the daemon and the relay.
 fn parts(out: &mut String, figures: &Figures) {
     let metrics = [Metric::DownloadCpu, Metric::UploadCpu, Metric::ConnectCpu, Metric::Idle];
     let titles = ["download CPU", "upload CPU", "CPU/connection", "memory/idle"];
@@ -183,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_met_or_not() {
+    fn a_target_is_met_or_not() {
         let mut figures = Figures::default();
         assert!(all_met(&figures));
         figures.add(Reference, Metric::DownloadCpu, 1.0);

@@ -1,5 +1,5 @@
-//! A run: every contender does every workload, in rounds, so that what disturbs the machine for a while
-//! disturbs all of them.
+//! A run: every contender does every workload, in rounds, so that a temporary disturbance of the machine affects all of
+//! them.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,24 +12,25 @@ use crate::server::{Contender, Programs, Server};
 use crate::work::{self, Work};
 use gangplank_e2e::bulk::{CHECKED, Ports};
 
-/// How much of everything.
+/// What to measure, and how much of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) contenders: Vec<Contender>,
     pub(crate) works: Vec<Work>,
     pub(crate) rounds: usize,
-    /// Fresh servers whose memory is measured.
+    /// How many fresh servers to start per contender to measure memory.
     pub(crate) idle_rounds: usize,
-    /// Idle connections of one session; there are two, since a session of ours has at most 1,024 streams.
+    /// Idle connections in one session. There are two sessions, because a session of gangplank's has at most 1,024
+    /// streams.
     pub(crate) idle: usize,
     pub(crate) fast: Sizes,
     pub(crate) go: Sizes,
 }
 
-/// The sizes of the workloads of one kind of client. The Go client is several times slower.
+/// The sizes of the workloads for one kind of client. The Go client is several times slower.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
-    /// Bytes of a download or upload.
+    /// Bytes in a download or upload.
     pub(crate) bytes: u64,
     pub(crate) connects: usize,
     pub(crate) round_trips: usize,
@@ -37,10 +38,10 @@ pub(crate) struct Sizes {
 
 const IDLE_SESSIONS: usize = 2;
 
-/// Before the last word about CPU or memory: what a server still does after its client has its answer.
+/// How long to wait before reading the CPU time, for the work that a server does after its client has its answer.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Memory of idle connections is read once they are idle indeed.
+/// How long to wait before reading the memory, so that the connections are really idle.
 const IDLE_SETTLE: Duration = Duration::from_millis(500);
 
 /// A contender with its server.
@@ -49,7 +50,7 @@ struct Running {
     server: usize,
 }
 
-/// Everything that a run works with.
+/// The state of a run.
 struct Run<'a> {
     plan: &'a Plan,
     programs: &'a Programs,
@@ -67,14 +68,14 @@ pub(crate) fn run(plan: &Plan, programs: &Programs, pod: Ports, dir: &Path) -> R
         say(&format!("round {} of {}", round + 1, plan.rounds));
         for work in plan.works.iter().copied() {
             for turn in 0..running.len() {
-                // Who comes first changes from round to round.
+                // A different contender goes first in each round.
                 let who = &running[(turn + round) % running.len()];
                 run.measure(who, work)
                     .map_err(|e| Error::Contender(format!("{}, {work:?}: {e}", who.contender.name())))?;
             }
         }
     }
-    // Their threads and timers have no part in the memory of the fresh ones.
+    // Stop them, so that they do not disturb the fresh servers.
     run.servers.clear();
     for round in 0..plan.idle_rounds {
         say(&format!("memory, {} of {}", round + 1, plan.idle_rounds));
@@ -86,7 +87,7 @@ pub(crate) fn run(plan: &Plan, programs: &Programs, pod: Ports, dir: &Path) -> R
     Ok(run.figures)
 }
 
-/// Has one contender do one workload again and again: to look at its server meanwhile.
+/// Repeats one workload with one contender, so that its server can be profiled meanwhile.
 pub(crate) fn profile(
     contender: Contender,
     work: Work,
@@ -118,7 +119,7 @@ pub(crate) fn profile(
     Ok(())
 }
 
-/// Gives the latencies of what was done.
+/// Does a workload once and returns the latencies.
 fn once(session: &mut dyn crate::session::Session, work: Work, sizes: Sizes) -> Result<Vec<Duration>> {
     match work {
         Work::Download => Ok(vec![work::download(session, sizes.bytes)?]),
@@ -132,7 +133,7 @@ fn once(session: &mut dyn crate::session::Session, work: Work, sizes: Sizes) -> 
 }
 
 impl Run<'_> {
-    /// Starts every server, and sees that bytes come through each contender unchanged.
+    /// Starts every server, and checks that each contender passes bytes through unchanged.
     fn start(&mut self) -> Result<Vec<Running>> {
         let mut running = Vec::new();
         for contender in self.plan.contenders.iter().copied() {
@@ -196,8 +197,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// How a fresh server grows by idle connections, each proven by a byte; one that is over by then has
-    /// warmed it up.
+    /// Measures how much a fresh server grows with idle connections. Each connection is proven to work by one byte; a
+    /// connection that has already ended has warmed the server up.
     fn measure_idle(&mut self, contender: Contender) -> Result<()> {
         let mut server = Server::start(contender, self.programs, self.pod, self.dir)?;
         let mut sessions = Vec::new();
@@ -222,12 +223,12 @@ impl Run<'_> {
     }
 }
 
-/// Seconds of CPU of each process.
+/// The CPU seconds that each process has used in between.
 fn since(before: &[Duration], after: &[Duration]) -> Vec<f64> {
     before.iter().zip(after).map(|(before, after)| after.saturating_sub(*before).as_secs_f64()).collect()
 }
 
 fn say(what: &str) {
-    // Nobody listening is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "{what}").doing("telling the progress");
+    // Go on even if nobody reads the progress.
+    let _ = writeln!(std::io::stderr(), "{what}").doing("printing the progress");
 }

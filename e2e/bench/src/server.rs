@@ -1,4 +1,4 @@
-//! The servers under measurement, each started alike and reached alike.
+//! The servers under measurement, all started and reached in the same way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::session::{Session, TcpSession};
 use crate::spdy_session::SpdySession;
 use gangplank_e2e::bulk::Ports;
 
-/// How long a program may take until it listens.
+/// How long a program may take to start listening.
 const START: Duration = Duration::from_secs(10);
 
 const SANDBOX: &str = "bench";
@@ -37,9 +37,9 @@ pub(crate) enum Contender {
     OursRelay,
     /// The reference server, with the Go client
     GoReference,
-    /// As ours-direct, with the Go client
+    /// Like ours-direct, with the Go client
     GoDirect,
-    /// As ours-relay, with the Go client
+    /// Like ours-relay, with the Go client
     GoRelay,
 }
 
@@ -58,13 +58,13 @@ impl Contender {
         self != self.server()
     }
 
-    /// As the command line writes it.
+    /// The name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 }
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     /// `gangplank`.
@@ -87,16 +87,16 @@ pub(crate) struct Server {
 
 #[derive(Debug)]
 enum Access {
-    /// Plain ports: the floor.
+    /// Plain ports (the floor).
     Ports(Ports),
-    /// The first process answers a line with a streaming URL: the reference.
+    /// The first process answers a line with a streaming URL (the reference).
     Line,
-    /// CRI on this socket: ours.
+    /// CRI on this socket (gangplank).
     Cri(PathBuf),
 }
 
 impl Server {
-    /// Starts one for the pod. Sockets and logs go to a directory of its own below `dir`.
+    /// Starts a server for the pod. Its sockets and logs go to a new directory below `dir`.
     pub(crate) fn start(contender: Contender, programs: &Programs, pod: Ports, dir: &Path) -> Result<Self> {
         let dir = fresh_dir(dir, &contender.name())?;
         let (processes, access) = match contender.server() {
@@ -127,12 +127,12 @@ impl Server {
         Ok(Box::new(SpdySession::connect(&url, self.pod)?))
     }
 
-    /// CPU time used so far, by each of its processes.
+    /// The CPU time used so far by each of its processes.
     pub(crate) fn cpu(&self) -> Result<Vec<Duration>> {
         self.processes.iter().map(Process::cpu).collect()
     }
 
-    /// Resident memory in KiB, of each of its processes.
+    /// The resident memory of each of its processes, in KiB.
     pub(crate) fn resident(&self) -> Result<Vec<u64>> {
         self.processes.iter().map(Process::resident).collect()
     }
@@ -174,7 +174,7 @@ fn relay(programs: &Programs, dir: &Path) -> Result<(Process, String)> {
     Ok((process, endpoint))
 }
 
-/// The daemon comes first in the list of processes, what it needs after it.
+/// The daemon comes first in the list of processes, before the ones that it needs.
 fn ours(
     programs: &Programs,
     endpoint: &str,
@@ -202,14 +202,14 @@ fn ports(line: &str, process: &Process) -> Result<Ports> {
     Ports::parse(line).ok_or_else(wrong)
 }
 
-/// Waits until the program's socket is there.
+/// Waits until the program's socket exists.
 pub(crate) fn wait_for(socket: &Path, process: &mut Process) -> Result<()> {
     let until = Instant::now() + START;
     while !socket.exists() {
         process.must_live()?;
         if Instant::now() > until {
             return Err(Error::Contender(format!(
-                "{} does not listen on {}",
+                "{} is not listening on {}",
                 process.name(),
                 socket.display()
             )));
@@ -219,7 +219,7 @@ pub(crate) fn wait_for(socket: &Path, process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// Files of two servers must not meet: each start gets its own directory.
+/// Each start gets its own directory, so that the files of two servers cannot collide.
 fn fresh_dir(below: &Path, name: &str) -> Result<PathBuf> {
     let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(below);
     Ok(dir.doing(format!("creating a directory in {}", below.display()))?.keep())

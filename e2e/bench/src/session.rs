@@ -1,4 +1,4 @@
-//! How a workload reaches the pod's ports, whatever is in between.
+//! How a workload reaches the pod's ports, independent of the server in between.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -8,32 +8,32 @@ use crate::error::{Doing, Error, Result};
 use crate::process::Process;
 use gangplank_e2e::bulk::{Port, Ports};
 
-/// What one read takes at most, here and in the SPDY client.
+/// The most that one read takes, here and in the SPDY client.
 pub(crate) const READ: usize = 256 << 10;
 
-/// What one write gives at most, and so the size of a SPDY data frame of the fast client.
+/// The most that one write sends, and so the size of the fast client's SPDY data frames.
 pub(crate) const WRITE: usize = 64 << 10;
 
-/// A contender that is silent for so long has failed.
+/// A contender that is silent for this long has failed.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
 /// Connections to the pod, used one at a time; any number may stay open.
 pub(crate) trait Session {
-    /// Connects to a port of the pod and gives the connection's number.
+    /// Connects to a port of the pod and returns the number of the connection.
     fn open(&mut self, port: Port) -> Result<usize>;
 
-    /// Sends bytes, at most [`WRITE`].
+    /// Sends at most [`WRITE`] bytes.
     fn send(&mut self, conn: usize, bytes: &[u8]) -> Result<()>;
 
-    /// The next bytes from the pod; empty when it has ended its direction.
+    /// Returns the next bytes from the pod; empty if it has ended its direction.
     fn receive(&mut self, conn: usize) -> Result<&[u8]>;
 
-    /// Ends our direction and waits until the connection is over: for ports that end theirs by themselves
-    /// (the reference never tells the pod of our end).
+    /// Ends the direction to the pod and waits for the end of the connection. Only for ports that end their direction
+    /// by themselves, because the reference never passes our end on to the pod.
     fn finish(&mut self, conn: usize) -> Result<()>;
 }
 
-/// A TCP connection on loopback, without delays of small writes, that fails after [`SILENCE`].
+/// A TCP connection on loopback that sends small writes at once and fails after [`SILENCE`].
 pub(crate) fn connect(port: u16) -> Result<TcpStream> {
     let about = || format!("connecting to 127.0.0.1:{port}");
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).doing(about())?;
@@ -43,7 +43,7 @@ pub(crate) fn connect(port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// One TCP connection each: to the floor, or to the local ports of the Go client.
+/// TCP connections to the floor, or to the local ports of the Go client.
 #[derive(Debug)]
 pub(crate) struct TcpSession {
     ports: Ports,
@@ -54,14 +54,14 @@ pub(crate) struct TcpSession {
 }
 
 impl TcpSession {
-    /// With the program that serves these ports, if that lives for this session only.
+    /// `client` is the program that serves these ports, if it lives only as long as this session.
     pub(crate) fn new(ports: Ports, client: Option<Process>) -> Self {
         Self { ports, conns: Vec::new(), buffer: vec![0; READ], _client: client }
     }
 
     fn conn(&mut self, conn: usize) -> Result<&mut TcpStream> {
         let stream = self.conns.get_mut(conn).and_then(Option::as_mut);
-        stream.ok_or_else(|| Error::Contender(format!("connection {conn} is over already")))
+        stream.ok_or_else(|| Error::Contender(format!("connection {conn} has already ended")))
     }
 }
 
@@ -83,7 +83,7 @@ impl Session for TcpSession {
     }
 
     fn finish(&mut self, conn: usize) -> Result<()> {
-        self.conn(conn)?.shutdown(Shutdown::Write).doing("ending our direction")?;
+        self.conn(conn)?.shutdown(Shutdown::Write).doing("ending the direction to the pod")?;
         while !self.receive(conn)?.is_empty() {}
         self.conns[conn] = None;
         Ok(())

@@ -1,7 +1,7 @@
-//! The fast client: SPDY over one blocking socket, so that the server is the limit and not its client.
+//! The fast client: SPDY over one blocking socket, so that the server is the bottleneck and not the client.
 //!
-//! It opens connections in the order that Go's clients do: error stream, reply, data stream, reply, data.
-//! Reads take up to 256 KiB, data frames carry up to 64 KiB and leave in one vectored write.
+//! It opens connections in the same order as Go's clients: error stream, reply, data stream, reply, data. Reads take up to
+//! 256 KiB; data frames carry up to 64 KiB and are sent in one vectored write.
 
 use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ pub(crate) struct SpdySession {
     unread: Range<usize>,
 }
 
-/// What the server has said about a connection's two streams.
+/// The state of a connection's two streams.
 #[derive(Debug, Default)]
 struct Conn {
     error: Side,
@@ -38,14 +38,14 @@ struct Side {
     ended: bool,
 }
 
-/// A piece of one data stream's payload: where in the buffer.
+/// A piece of one data stream's payload, as a range of the buffer.
 struct Piece {
     conn: usize,
     payload: Range<usize>,
 }
 
 impl SpdySession {
-    /// Upgrades a connection to a streaming URL. The ports are the pod's own.
+    /// Connects to a streaming URL and upgrades the connection. The ports are those of the pod.
     pub(crate) fn connect(url: &str, ports: Ports) -> Result<Self> {
         let (port, path) = parse(url)?;
         let mut socket = connect(port)?;
@@ -67,17 +67,17 @@ impl SpdySession {
         Ok(())
     }
 
-    /// Takes in events until the condition holds. No payload may come meanwhile.
+    /// Handles events until the condition holds. No payload may arrive meanwhile.
     fn wait(&mut self, conn: usize, holds: impl Fn(&Conn) -> bool) -> Result<()> {
         while !holds(&self.conns[conn]) {
             if self.event()?.is_some_and(|piece| !piece.payload.is_empty()) {
-                return Err(wrong("the server sent payload where none was asked for"));
+                return Err(wrong("the server sent unexpected payload"));
             }
         }
         Ok(())
     }
 
-    /// Takes in one event, reading if none is there.
+    /// Handles one event, reading from the socket if needed.
     fn event(&mut self) -> Result<Option<Piece>> {
         if self.unread.is_empty() {
             let n = self.socket.read(&mut self.buffer).doing("receiving from the streaming server")?;
@@ -91,7 +91,7 @@ impl SpdySession {
         self.unread.start = self.unread.end - input.len();
         let piece = match event {
             Some(Event::Data { id, payload, fin }) => {
-                // The payload is the last that was taken off the input.
+                // The payload is the last part that was taken from the input.
                 let range = self.unread.start - payload.len()..self.unread.start;
                 take_data(&mut self.conns, id, payload, fin)?.map(|conn| Piece { conn, payload: range })
             }
@@ -157,7 +157,7 @@ impl Session for SpdySession {
     }
 }
 
-/// Notes what a data frame means; gives the connection whose payload it is.
+/// Records a data frame, and returns the connection that its payload belongs to.
 fn take_data(conns: &mut [Conn], id: u32, payload: &[u8], fin: bool) -> Result<Option<usize>> {
     side(conns, id)?.ended |= fin;
     if id % 4 == 3 {
@@ -173,7 +173,7 @@ fn side(conns: &mut [Conn], id: u32) -> Result<&mut Side> {
     match (conns.get_mut(id as usize / 4), id % 4) {
         (Some(conn), 1) => Ok(&mut conn.error),
         (Some(conn), 3) => Ok(&mut conn.data),
-        _ => Err(wrong(&format!("the server spoke of stream {id}, which was never opened"))),
+        _ => Err(wrong(&format!("the server sent a frame for stream {id}, which was never opened"))),
     }
 }
 
@@ -198,7 +198,7 @@ fn upgrade(socket: &mut TcpStream, port: u16, path: &str) -> Result<()> {
     socket.write_all(request.as_bytes()).doing("asking for the upgrade")?;
     let mut head = Vec::new();
     let mut byte = [0];
-    // Byte by byte: what follows the head belongs to SPDY.
+    // Byte by byte, because the bytes after the head belong to SPDY.
     while !head.ends_with(b"\r\n\r\n") {
         if socket.read(&mut byte).doing("waiting for the upgrade")? == 0 {
             return Err(wrong("the server closed the connection instead of upgrading it"));

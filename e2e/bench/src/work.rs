@@ -1,4 +1,4 @@
-//! The workloads: what is done over a session, and how long it took.
+//! The workloads: each uses a session and returns the time it took.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +8,16 @@ use crate::error::{Error, Result};
 use crate::session::{Session, WRITE};
 use gangplank_e2e::bulk::{self as pod, Port, RIGHT};
 
-/// A kind of work that is measured in rounds.
+/// A workload that is measured in rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Work {
     /// The pod sends
     Download,
-    /// The pod takes
+    /// The pod receives
     Upload,
-    /// One new connection after the other, for one byte each
+    /// New connections one after another, for one byte each
     Connect,
-    /// One byte there and back, over one connection
+    /// One byte to the pod and back, over one connection
     RoundTrip,
 }
 
@@ -25,7 +25,7 @@ impl Work {
     pub(crate) const ALL: [Work; 4] = [Work::Download, Work::Upload, Work::Connect, Work::RoundTrip];
 }
 
-/// Receives so many bytes, and gives the time from the request to the last one.
+/// Receives this many bytes, and returns the time from the request to the last byte.
 pub(crate) fn download(session: &mut dyn Session, bytes: u64) -> Result<Duration> {
     let check = bytes <= pod::CHECKED;
     let conn = session.open(Port::Source)?;
@@ -39,7 +39,7 @@ pub(crate) fn download(session: &mut dyn Session, bytes: u64) -> Result<Duration
         }
         if check && !pod::is_right(done, piece) {
             return Err(Error::Contender(format!(
-                "a download is not what the pod sent, from byte {done} on"
+                "a download differs from what the pod sent, from byte {done} on"
             )));
         }
         done += piece.len() as u64;
@@ -49,7 +49,7 @@ pub(crate) fn download(session: &mut dyn Session, bytes: u64) -> Result<Duration
     Ok(took)
 }
 
-/// Sends so many bytes, and gives the time until the pod says that it has them all.
+/// Sends this many bytes, and returns the time until the pod confirms that it has them all.
 pub(crate) fn upload(session: &mut dyn Session, bytes: u64) -> Result<Duration> {
     let pattern = pod::pattern();
     let conn = session.open(Port::Sink)?;
@@ -66,13 +66,15 @@ pub(crate) fn upload(session: &mut dyn Session, bytes: u64) -> Result<Duration> 
     let answer = session.receive(conn)?.to_vec();
     let took = start.elapsed();
     if answer != [RIGHT] {
-        return Err(Error::Contender(format!("the pod did not get an upload as it was sent: {answer:?}")));
+        return Err(Error::Contender(format!(
+            "the pod did not receive an upload as it was sent: {answer:?}"
+        )));
     }
     session.finish(conn)?;
     Ok(took)
 }
 
-/// Opens a connection and gets one byte, and gives the time until it is there.
+/// Opens a connection, and returns the time until one byte has arrived.
 pub(crate) fn connect(session: &mut dyn Session) -> Result<Duration> {
     let start = Instant::now();
     let conn = session.open(Port::Source)?;
@@ -86,14 +88,14 @@ pub(crate) fn connect(session: &mut dyn Session) -> Result<Duration> {
     Ok(took)
 }
 
-/// Opens a connection that stays open, and proves by one byte that it works.
+/// Opens a connection that stays open, and sends one byte back and forth to prove that it works.
 pub(crate) fn open_echo(session: &mut dyn Session) -> Result<usize> {
     let conn = session.open(Port::Echo)?;
     round_trip(session, conn)?;
     Ok(conn)
 }
 
-/// One byte there and back.
+/// Sends one byte to the pod and back.
 pub(crate) fn round_trip(session: &mut dyn Session, conn: usize) -> Result<Duration> {
     let start = Instant::now();
     session.send(conn, &[42])?;
@@ -120,11 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_sends_too_little_is_found_out() {
+    fn a_wrong_port_is_detected() {
         let ports = pod::start().unwrap().all();
-        // The source where the echo should be: it waits for eight bytes and sends none.
+        // The ports of source and echo are swapped, so the download gets its own request back.
         let mut session = TcpSession::new(pod::Ports::new([ports[2], ports[1], ports[0]]), None);
         let wrong = download(&mut session, 8).unwrap_err();
-        assert!(wrong.to_string().contains("not what the pod sent"), "{wrong}");
+        assert!(wrong.to_string().contains("differs from what the pod sent"), "{wrong}");
     }
 }
