@@ -1,6 +1,7 @@
-//! Bytes of any kind, heard whole and in pieces: no panic, the same events either way, output no longer than input.
+//! Arbitrary bytes from a peer, received whole and in pieces: no panic, the same events either way, and no more output
+//! than input.
 //!
-//! Input: one byte for the role, one for the length of the pieces, then what the peer says.
+//! Input: one byte for the role, one for the length of the pieces, then the bytes from the peer.
 
 #![no_main]
 
@@ -26,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
 
 const MAX_STREAMS: usize = 8;
 
-/// A connection that knows some streams, in states that only its own commands can bring about.
+/// A connection that already has some streams, in states that only its own commands can reach.
 fn listener(role: u8) -> Connection {
     let config = Config { max_streams: MAX_STREAMS, ..Config::default() };
     let role = if role & 1 == 0 { Role::Server } else { Role::Client };

@@ -1,7 +1,7 @@
-//! Header blocks of any bytes, one after the other in one session: no panic, limits kept, and what is accepted can be
+//! Arbitrary header blocks, one after another in one session: no panic, the limits hold, and accepted headers can be
 //! read.
 //!
-//! Input: blocks, each behind two bytes of length.
+//! Input: blocks, each preceded by its length in two bytes.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
         rest = next;
         match server.recv(&mut &syn_stream(id, block)[..]) {
             Ok(Some(Event::Opened { headers, .. })) => read(&headers),
-            Ok(None) => assert!(server.streams() == CONFIG.max_streams, "it was refused for nothing"),
+            Ok(None) => assert!(server.streams() == CONFIG.max_streams, "the block was refused without a reason"),
             Ok(Some(other)) => panic!("{other:?}"),
             Err(_) => return,
         }

@@ -1,7 +1,7 @@
-//! What a hostile guest (or host) says on an open channel, read into rooms of different sizes: no panic, the same
-//! payload or the same violation, never more held than the window, answers bounded.
+//! Bytes from a hostile guest (or host) on an open channel, read into buffers of different sizes: no panic, the same
+//! payload or the same violation, never more than a window of data held, and bounded answers.
 //!
-//! Input: one byte for the room's length, one for what this side did before, then what the peer says.
+//! Input: one byte for the length of the buffer, one for what this side did before, then the bytes from the peer.
 
 #![no_main]
 
@@ -16,14 +16,14 @@ fuzz_target!(|input: &[u8]| {
     let heard = hear(&mut wide, said, 4096);
     assert_eq!(heard, hear(&mut narrow, said, usize::from(*room).max(1)));
     let Ok(payload) = heard else { return };
-    assert!(payload.len() <= WINDOW as usize, "nothing was handed on");
+    assert!(payload.len() <= WINDOW as usize, "nothing was handed on, so no more than the window is allowed");
     assert_eq!(wide.is_over(), narrow.is_over());
     assert_eq!(wide.has_peer_ended(), narrow.has_peer_ended());
     assert_eq!(wide.sendable(), narrow.sendable());
     assert_eq!(*wide.control(false), *narrow.control(false));
 });
 
-/// A link that may have sent, asked for a sign of life or ended before.
+/// A link that may already have sent data, sent a PING or ended its direction.
 fn listener(before: u8) -> Link {
     let mut link = Link::new();
     if before & 1 != 0 {
@@ -40,7 +40,7 @@ fn listener(before: u8) -> Link {
     link
 }
 
-/// Reads as both ends do: scattered into room, lead, room.
+/// Reads as both ends do: scattered into the buffer, the lead, and the rest of the buffer.
 fn hear(link: &mut Link, mut said: &[u8], room: usize) -> Result<Vec<u8>, Violation> {
     let mut heard = Vec::new();
     while !said.is_empty() {

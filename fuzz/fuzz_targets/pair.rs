@@ -1,6 +1,6 @@
-//! A client and a server driven by a script of commands, checked from end to end: see `script.rs`.
+//! A client and a server, driven by a script of commands and checked end to end: see `script.rs`.
 //!
-//! Input: three bytes a command.
+//! Input: three bytes per command.
 
 #![no_main]
 
