@@ -7,8 +7,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
-use channel::Link;
-use channel::link::{MAX_CONTROL, MAX_LEAD, Violation, WINDOW};
+use gangplank_channel::Link;
+use gangplank_channel::link::{MAX_CONTROL, MAX_LEAD, Violation, WINDOW};
 
 fuzz_target!(|input: &[u8]| {
     let [room, before, said @ ..] = input else { return };

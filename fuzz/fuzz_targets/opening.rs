@@ -7,10 +7,10 @@
 
 use std::fmt::Debug;
 
-use channel::frame::{HEADER_LEN, MAX_OPENING};
-use channel::open::{Opening, OpeningError, Opens};
-use channel::preamble::PREAMBLE_LEN;
-use channel::{Open, Opened};
+use gangplank_channel::frame::{HEADER_LEN, MAX_OPENING};
+use gangplank_channel::open::{Opening, OpeningError, Opens};
+use gangplank_channel::preamble::PREAMBLE_LEN;
+use gangplank_channel::{Open, Opened};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use channel::{Channel, Endpoint, Open};
+use gangplank_channel::{Channel, Endpoint, Open};
 use gangplank_e2e::bulk::Port;
 use gangplank_e2e::guest::Guest;
 use gangplank_e2e::services::{BULK_PORT, HOP_PORT, PLAIN_PORT, RAW_PORT};
@@ -236,7 +236,7 @@ impl ChannelSession {
 impl Session for ChannelSession {
     fn open(&mut self, port: Port) -> Result<usize> {
         let open = Open::tcp(format!("127.0.0.1:{}", BULK_PORT + port as u16), SILENCE);
-        let channel = self.runtime.block_on(channel::dial(&self.endpoint, open));
+        let channel = self.runtime.block_on(gangplank_channel::dial(&self.endpoint, open));
         self.conns.push(Some(channel.map_err(|error| Error::Contender(error.to_string()))?));
         Ok(self.conns.len() - 1)
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use channel::{DialErrorKind, Endpoint, dial, ports};
+use gangplank_channel::{DialErrorKind, Endpoint, dial, ports};
 use gangplank_e2e::parts::{self, Scratch, cached};
 use gangplank_e2e::pattern::{Pattern, summary};
 use gangplank_e2e::pod::Pod;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use channel::frame::{self, Kind};
-use channel::open::{Opened, Opens};
-use channel::preamble::{PREAMBLE_LEN, VERSION};
-use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
+use gangplank_channel::frame::{self, Kind};
+use gangplank_channel::open::{Opened, Opens};
+use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
+use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
 use multiplexer::{MOST_OUTSTANDING, Multiplexer, Vices};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -339,7 +339,7 @@ async fn a_preamble_that_comes_before_the_request_is_understood() {
 
 #[tokio::test]
 async fn every_kind_of_refusal_keeps_its_meaning() {
-    use channel::open::Kind as Said;
+    use gangplank_channel::open::Kind as Said;
     for (said, kind) in [
         (Said::Refused, DialErrorKind::Refused),
         (Said::Unreachable, DialErrorKind::Unreachable),
@@ -463,7 +463,7 @@ async fn a_writer_without_credit_reads_on_and_keeps_the_bytes() {
     const MIB: usize = 1 << 20;
     let guest = Guest::start(|mut host| async move {
         hear_request(&mut host).await;
-        let mut link = channel::Link::new();
+        let mut link = gangplank_channel::Link::new();
         let most = link.sendable();
         host.write_all(&connected_then(&frame(Kind::Data, &vec![7; most]))).await.unwrap();
         link.begin(most);
@@ -474,7 +474,7 @@ async fn a_writer_without_credit_reads_on_and_keeps_the_bytes() {
             // Bytes in any order of room and lead will do: only their number counts here.
             let scatter = link.scatter(room.len());
             let len = host.read(&mut room[..scatter.payload.max(scatter.lead)]).await.unwrap();
-            let mut lead = [0; channel::link::MAX_LEAD];
+            let mut lead = [0; gangplank_channel::link::MAX_LEAD];
             if scatter.payload == 0 {
                 lead[..len].copy_from_slice(&room[..len]);
             }

@@ -8,9 +8,9 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use channel::frame::{self, Kind};
-use channel::open::{Opened, Opens};
-use channel::{Channel, Endpoint, Open, dial};
+use gangplank_channel::frame::{self, Kind};
+use gangplank_channel::open::{Opened, Opens};
+use gangplank_channel::{Channel, Endpoint, Open, dial};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 static HEAP: AtomicIsize = AtomicIsize::new(0);

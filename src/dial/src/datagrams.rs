@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Datagrams {
     /// A relay in the pod.
-    Relay(Box<channel::Datagrams>),
+    Relay(Box<gangplank_channel::Datagrams>),
     /// A socket in its network namespace, connected to the port.
     Socket(UdpSocket),
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// |---|---|
 /// | `netns:///PATH` | an ordinary pod, dialled from the host in that network namespace |
 /// | `kata:///PATH:PORT` | the relay on that port in a VM of Kata Containers, whose `persist.json` is at the path |
-/// | `hvsock:///PATH:PORT`, `vsock://CID:PORT`, `unix:///PATH` | a relay: see [`channel::Endpoint`] |
+/// | `hvsock:///PATH:PORT`, `vsock://CID:PORT`, `unix:///PATH` | a relay: see [`gangplank_channel::Endpoint`] |
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PodEndpoint {
@@ -24,7 +24,7 @@ pub enum PodEndpoint {
         port: u32,
     },
     /// A relay inside the pod.
-    Relay(channel::Endpoint),
+    Relay(gangplank_channel::Endpoint),
 }
 
 impl PodEndpoint {
@@ -36,9 +36,9 @@ impl PodEndpoint {
         match self {
             Self::Netns(_) => "netns",
             Self::Kata { .. } => "kata",
-            Self::Relay(channel::Endpoint::Vsock { .. }) => "vsock",
-            Self::Relay(channel::Endpoint::Hybrid { .. }) => "hvsock",
-            Self::Relay(channel::Endpoint::Unix { .. }) => "unix",
+            Self::Relay(gangplank_channel::Endpoint::Vsock { .. }) => "vsock",
+            Self::Relay(gangplank_channel::Endpoint::Hybrid { .. }) => "hvsock",
+            Self::Relay(gangplank_channel::Endpoint::Unix { .. }) => "unix",
         }
     }
 
@@ -47,10 +47,10 @@ impl PodEndpoint {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Netns(path) | Self::Kata { state: path, .. } => Some(path),
-            Self::Relay(channel::Endpoint::Hybrid { path, .. } | channel::Endpoint::Unix { path }) => {
-                Some(path)
-            }
-            Self::Relay(channel::Endpoint::Vsock { .. }) => None,
+            Self::Relay(
+                gangplank_channel::Endpoint::Hybrid { path, .. } | gangplank_channel::Endpoint::Unix { path },
+            ) => Some(path),
+            Self::Relay(gangplank_channel::Endpoint::Vsock { .. }) => None,
         }
     }
 
@@ -58,11 +58,11 @@ impl PodEndpoint {
     pub fn at(&self, path: PathBuf) -> Option<Self> {
         let text = match self {
             Self::Netns(_) => return Some(Self::Netns(path)),
-            Self::Relay(channel::Endpoint::Hybrid { port, .. }) => {
+            Self::Relay(gangplank_channel::Endpoint::Hybrid { port, .. }) => {
                 format!("hvsock://{}:{port}", path.to_str()?)
             }
-            Self::Relay(channel::Endpoint::Unix { .. }) => format!("unix://{}", path.to_str()?),
-            Self::Kata { .. } | Self::Relay(channel::Endpoint::Vsock { .. }) => return None,
+            Self::Relay(gangplank_channel::Endpoint::Unix { .. }) => format!("unix://{}", path.to_str()?),
+            Self::Kata { .. } | Self::Relay(gangplank_channel::Endpoint::Vsock { .. }) => return None,
         };
         text.parse().ok()
     }
@@ -85,7 +85,7 @@ pub enum PodEndpointError {
     Port(String),
     /// It is not a relay's endpoint either.
     #[error(transparent)]
-    Relay(#[from] channel::EndpointError),
+    Relay(#[from] gangplank_channel::EndpointError),
 }
 
 impl FromStr for PodEndpoint {

@@ -23,7 +23,11 @@ struct Agent {
 }
 
 /// The relay at this port of the VM that the state describes. `pod` is its name, for the error.
-pub(crate) async fn relay(state: &Path, port: u32, pod: &str) -> Result<channel::Endpoint, PodDialError> {
+pub(crate) async fn relay(
+    state: &Path,
+    port: u32,
+    pod: &str,
+) -> Result<gangplank_channel::Endpoint, PodDialError> {
     let failed = |kind, why: String| {
         let cause = format!("find the VM of pod {pod:?} by {}: {why}", state.display());
         PodDialError::new(kind, cause)
@@ -33,7 +37,7 @@ pub(crate) async fn relay(state: &Path, port: u32, pod: &str) -> Result<channel:
     endpoint(&text, port).map_err(|why| failed(PodDialErrorKind::RelayUnusable, why))
 }
 
-fn endpoint(state: &[u8], port: u32) -> Result<channel::Endpoint, String> {
+fn endpoint(state: &[u8], port: u32) -> Result<gangplank_channel::Endpoint, String> {
     let State { agent } =
         serde_json::from_slice(state).map_err(|error| format!("{error}; is this Kata's state?"))?;
     let beside = agent.url.rsplit_once(':').map(|(vm, _agent)| format!("{vm}:{port}"));

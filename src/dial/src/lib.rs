@@ -34,10 +34,10 @@ mod request;
 #[cfg(feature = "streaming")]
 mod streaming;
 
-pub use channel::{Ports, Token, token::TokenError};
 pub use datagrams::{LENGTH, MAX_DATAGRAM};
 pub use endpoint::{PodEndpoint, PodEndpointError};
 pub use error::{PodDialError, PodDialErrorKind};
+pub use gangplank_channel::{Ports, Token, token::TokenError};
 pub use gangplank_podnet::{
     AddressError, Destination, ListeningPort, Network, Pattern, PatternError, Rule, RuleError,
 };

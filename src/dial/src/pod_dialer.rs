@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use channel::{Ports, Token};
+use gangplank_channel::{Ports, Token};
 use gangplank_podnet::{Network, Rule};
 
 use crate::endpoint::PodEndpoint;
@@ -122,7 +122,7 @@ impl PodDialer {
     ///
     /// # Errors
     /// If the pod has no relay, or its VM cannot be found.
-    pub async fn relay(&self) -> Result<channel::Endpoint, PodDialError> {
+    pub async fn relay(&self) -> Result<gangplank_channel::Endpoint, PodDialError> {
         self.target.relay().await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use channel::Ports;
+use gangplank_channel::Ports;
 use gangplank_podnet::{Namespaces, listening};
 
 use crate::direct::no_socket;
@@ -18,7 +18,7 @@ pub(crate) async fn ports(
 ) -> Result<Ports, PodDialError> {
     let PodEndpoint::Netns(namespace) = &target.endpoint else {
         let endpoint = target.relay().await?;
-        return Ok(channel::ports(target.relay_address(&endpoint), container).await?);
+        return Ok(gangplank_channel::ports(target.relay_address(&endpoint), container).await?);
     };
     target.refuse_container(container)?;
     let pod = &target.name;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use channel::{RelayAddress, Token};
+use gangplank_channel::{RelayAddress, Token};
 use gangplank_podnet::{Destination, Network};
 
 use crate::datagrams::{Datagrams, FramedDatagrams};
@@ -67,12 +67,12 @@ pub(crate) async fn reach(
 }
 
 impl PodTarget {
-    pub(crate) fn relay_address<'a>(&'a self, endpoint: &'a channel::Endpoint) -> RelayAddress<'a> {
+    pub(crate) fn relay_address<'a>(&'a self, endpoint: &'a gangplank_channel::Endpoint) -> RelayAddress<'a> {
         RelayAddress { endpoint, token: self.token.as_ref() }
     }
 
     /// The endpoint of the pod's relay.
-    pub(crate) async fn relay(&self) -> Result<channel::Endpoint, PodDialError> {
+    pub(crate) async fn relay(&self) -> Result<gangplank_channel::Endpoint, PodDialError> {
         match &self.endpoint {
             PodEndpoint::Relay(endpoint) => Ok(endpoint.clone()),
             PodEndpoint::Kata { state, port } => kata::relay(state, *port, &self.name).await,
@@ -102,7 +102,7 @@ fn refuse_container(pod: &str, container: &str) -> Result<(), PodDialError> {
     Err(PodDialError::new(PodDialErrorKind::Unsupported, cause))
 }
 
-fn silent(endpoint: &channel::Endpoint, limit: Duration) -> PodDialError {
+fn silent(endpoint: &gangplank_channel::Endpoint, limit: Duration) -> PodDialError {
     let cause = format!(
         "{endpoint}: no answer within {limit:?}; the guest may be paused, still booting, or without a relay"
     );
@@ -150,14 +150,14 @@ async fn by_relay(
     let address = destination.address();
     let open = match destination {
         Destination::Udp(_) => {
-            let open = channel::Open::udp(address, limit).in_container(container);
-            let datagrams = channel::dial_datagrams(relay, open).await?;
+            let open = gangplank_channel::Open::udp(address, limit).in_container(container);
+            let datagrams = gangplank_channel::dial_datagrams(relay, open).await?;
             return Ok(PodConn::datagrams(FramedDatagrams::new(Datagrams::Relay(Box::new(datagrams)))));
         }
-        Destination::Unix(_) => channel::Open::unix(address, limit),
-        _ => channel::Open::tcp(address, limit),
+        Destination::Unix(_) => gangplank_channel::Open::unix(address, limit),
+        _ => gangplank_channel::Open::tcp(address, limit),
     };
-    Ok(PodConn::channel(channel::dial(relay, open.in_container(container)).await?))
+    Ok(PodConn::channel(gangplank_channel::dial(relay, open.in_container(container)).await?))
 }
 
 /// Whether a pod's namespace exists, or its relay answers.
@@ -172,10 +172,10 @@ pub(crate) async fn probe(target: &PodTarget, limit: Duration) -> Result<(), Pod
 /// our version.
 async fn probe_relay(relay: RelayAddress<'_>, limit: Duration) -> Result<(), PodDialError> {
     let endpoint = relay.endpoint;
-    let mut open = channel::Open::tcp("", limit);
-    open.network = channel::Network::Unspecified.into();
-    match tokio::time::timeout(limit, channel::dial(relay, open)).await {
-        Ok(Err(error)) if error.kind == channel::DialErrorKind::BadEndpoint => Ok(()),
+    let mut open = gangplank_channel::Open::tcp("", limit);
+    open.network = gangplank_channel::Network::Unspecified.into();
+    match tokio::time::timeout(limit, gangplank_channel::dial(relay, open)).await {
+        Ok(Err(error)) if error.kind == gangplank_channel::DialErrorKind::BadEndpoint => Ok(()),
         Ok(Err(error)) => Err(error.into()),
         Ok(Ok(_)) => {
             let cause =

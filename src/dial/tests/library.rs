@@ -13,14 +13,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// A relay on this machine, in this process.
 struct RelayPod {
     folder: tempfile::TempDir,
-    running: Option<(relay::Stopper, thread::JoinHandle<()>)>,
+    running: Option<(gangplank_relay::Stopper, thread::JoinHandle<()>)>,
 }
 
 impl RelayPod {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let listen = relay::Listen::Unix { path: folder.path().join("relay.sock") };
-        let relay = relay::Relay::bind(&[listen], relay::Config::default()).unwrap();
+        let listen = gangplank_relay::Listen::Unix { path: folder.path().join("relay.sock") };
+        let relay = gangplank_relay::Relay::bind(&[listen], gangplank_relay::Config::default()).unwrap();
         let running = Some((relay.stopper(), thread::spawn(move || relay.run().unwrap())));
         Self { folder, running }
     }

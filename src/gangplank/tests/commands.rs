@@ -10,10 +10,10 @@ use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
-use channel::open::{Listening, Opened, Opens};
 use common::{
     Daemon, GANGPLANK, PodSection, RelayPod, complaint, connect, echo, echoes, gangplank, here, not_running,
 };
+use gangplank_channel::open::{Listening, Opened, Opens};
 use serde_json::Value;
 
 /// What it said on standard output, with success.
@@ -157,8 +157,8 @@ fn pods_are_listed_with_a_sign_of_life() {
 #[test]
 fn ports_lists_what_listens_in_a_pod_and_in_its_containers() {
     let path = Some("/proc/{id}/ns/net".to_owned());
-    let containers = relay::Containers { path, by_cgroup: false };
-    let relay = RelayPod::start_with(relay::Config { containers, ..Default::default() });
+    let containers = gangplank_relay::Containers { path, by_cgroup: false };
+    let relay = RelayPod::start_with(gangplank_relay::Config { containers, ..Default::default() });
     let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], "");
     let port = echo();
     let ports =

@@ -310,7 +310,7 @@ fn many_senders_are_bounded() {
 #[test]
 fn an_idle_sender_is_let_go_and_comes_back_by_its_next_datagram() {
     let (port, _seen) = udp_echo();
-    let idle = relay::Config { idle: Duration::from_millis(300), ..Default::default() };
+    let idle = gangplank_relay::Config { idle: Duration::from_millis(300), ..Default::default() };
     let relay = RelayPod::start_with(idle);
     let daemon = Daemon::start(&[relay.section("def", "demo")], "");
     let words = ["forward", "--json", "--rpc", &daemon.rpc_url(), "demo", &format!("127.0.0.1::{port}/udp")];

@@ -246,7 +246,7 @@ fn datagrams_keep_their_bounds_on_either_stream() {
 #[test]
 fn an_association_ends_when_the_port_refuses_or_the_relay_has_heard_nothing_for_long() {
     let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let idle = relay::Config { idle: Duration::from_millis(300), ..Default::default() };
+    let idle = gangplank_relay::Config { idle: Duration::from_millis(300), ..Default::default() };
     let relay = RelayPod::start_with(idle);
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     for handle in ["direct", "relayed"] {
@@ -299,7 +299,7 @@ fn rules_of_both_sides_decide_and_a_denial_names_the_rule() {
         });
     }
     let allow = format!("allow unix:{}/*", folder.path().display()).parse().unwrap();
-    let relay = RelayPod::start_with(relay::Config { rules: vec![allow], ..Default::default() });
+    let relay = RelayPod::start_with(gangplank_relay::Config { rules: vec![allow], ..Default::default() });
     let (allowed, denied) = (sink(3), sink(3));
     let rules = format!("[dial]\nrules = [\"deny *:*:{denied}\", \"allow unix:{open}\"]\n");
     let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], &rules);
@@ -339,8 +339,8 @@ fn a_token_is_proved_to_a_relay_that_asks_for_it() {
         path.to_str().unwrap().to_owned()
     };
     let (right, wrong) = (file("right", "correct horse battery"), file("wrong", "incorrect horse battery"));
-    let token = channel::Token::read(right.as_ref()).unwrap();
-    let relay = RelayPod::start_with(relay::Config { token: Some(token), ..Default::default() });
+    let token = gangplank_channel::Token::read(right.as_ref()).unwrap();
+    let relay = RelayPod::start_with(gangplank_relay::Config { token: Some(token), ..Default::default() });
     let open = RelayPod::start();
     let sections = [("a", &relay, &right), ("b", &relay, &wrong), ("c", &open, &right)].map(|(name, pod, file)| {
         format!(
@@ -374,8 +374,8 @@ fn a_token_is_proved_to_a_relay_that_asks_for_it() {
 #[test]
 fn containers_are_dialled_by_their_ids() {
     let path = Some("/proc/{id}/ns/net".to_owned());
-    let containers = relay::Containers { path, by_cgroup: false };
-    let relay = RelayPod::start_with(relay::Config { containers, ..Default::default() });
+    let containers = gangplank_relay::Containers { path, by_cgroup: false };
+    let relay = RelayPod::start_with(gangplank_relay::Config { containers, ..Default::default() });
     let daemon = daemon(&[relay.section("def", "relayed")]);
     let port = sink(3);
     let params = |id: &str| json!({ "handle": "relayed", "containerID": id, "port": port });

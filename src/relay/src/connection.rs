@@ -12,11 +12,11 @@ use std::fmt::Arguments;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use channel::errno::EACCES;
-use channel::frame::MAX_OPENING;
-use channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
-use channel::preamble::{PREAMBLE_LEN, VERSION};
-use channel::token::{self, Nonce};
+use gangplank_channel::errno::EACCES;
+use gangplank_channel::frame::MAX_OPENING;
+use gangplank_channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
+use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
+use gangplank_channel::token::{self, Nonce};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use channel::open::{Kind, Opened};
+use gangplank_channel::open::{Kind, Opened};
 use gangplank_podnet::{Address, Namespaces};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};

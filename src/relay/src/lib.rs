@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! let listen = ["vsock://1024".parse()?];
-//! let relay = relay::Relay::bind(&listen, relay::Config::default())?;
+//! let relay = gangplank_relay::Relay::bind(&listen, gangplank_relay::Config::default())?;
 //! let stopper = relay.stopper(); // ends run() from another thread
 //! relay.run()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

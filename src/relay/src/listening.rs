@@ -1,7 +1,7 @@
 //! The answer to a request for what listens.
 
-use channel::frame::MAX_OPENING;
-use channel::open::{Kind, Listening, Network, Opened};
+use gangplank_channel::frame::MAX_OPENING;
+use gangplank_channel::open::{Kind, Listening, Network, Opened};
 use gangplank_podnet::{ListPosition, ListeningPort, Namespaces, Network as PodNetwork, listening};
 use prost::Message;
 

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use channel::Token;
-use relay::{Config, Listen, Relay, Rule, privileges, seccomp, signal};
+use gangplank_channel::Token;
+use gangplank_relay::{Config, Listen, Relay, Rule, privileges, seccomp, signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const HELP: &str = "\
@@ -108,7 +108,7 @@ fn execute(command: Command) -> Result<(), String> {
     }
 }
 
-fn serve(listen: &[Listen], config: Config) -> Result<(), relay::RelayError> {
+fn serve(listen: &[Listen], config: Config) -> Result<(), gangplank_relay::RelayError> {
     raise_descriptor_limit();
     let relay = Relay::bind(listen, config.clone())?;
     privileges::drop_unneeded(&config);

@@ -12,9 +12,9 @@ mod stream;
 
 use std::os::fd::OwnedFd;
 
-use channel::errno::{EPROTO, ESHUTDOWN, ETIMEDOUT};
-use channel::frame::{self, HEADER_LEN, Kind, MAX_DATA};
-use channel::link::{Link, MAX_CONTROL, Violation};
+use gangplank_channel::errno::{EPROTO, ESHUTDOWN, ETIMEDOUT};
+use gangplank_channel::frame::{self, HEADER_LEN, Kind, MAX_DATA};
+use gangplank_channel::link::{Link, MAX_CONTROL, Violation};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 

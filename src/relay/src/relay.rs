@@ -55,7 +55,7 @@ pub struct Config {
     /// How containers are found; by default not at all.
     pub containers: Containers,
     /// The token that the host must prove to have, if any.
-    pub token: Option<channel::Token>,
+    pub token: Option<gangplank_channel::Token>,
     /// A context id that vsock listeners serve besides the host, for tests.
     pub extra_cid: Option<u32>,
     /// Takes a log line.

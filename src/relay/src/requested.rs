@@ -1,7 +1,7 @@
 //! What a request asks to be dialled, as far as the relay's rules allow it.
 
-use channel::errno::EACCES;
-use channel::open::{Kind, Network, Open, Opened};
+use gangplank_channel::errno::EACCES;
+use gangplank_channel::open::{Kind, Network, Open, Opened};
 use gangplank_podnet::{
     Address, Containers, Destination, NamespaceError, Namespaces, Network as PodNetwork, Rule,
 };

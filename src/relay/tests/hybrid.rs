@@ -11,8 +11,8 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use channel::{Channel, Open, dial};
 use common::*;
+use gangplank_channel::{Channel, Open, dial};
 use multiplexer::{MOST_OUTSTANDING, Multiplexer, Vices};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

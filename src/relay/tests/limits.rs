@@ -6,13 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use channel::errno::EPROTO;
-use channel::frame::{self, Kind};
-use channel::open::{self, Opened, Opens};
-use channel::preamble::{PREAMBLE_LEN, VERSION};
-use channel::{DialErrorKind, Open};
 use common::*;
-use relay::Config;
+use gangplank_channel::errno::EPROTO;
+use gangplank_channel::frame::{self, Kind};
+use gangplank_channel::open::{self, Opened, Opens};
+use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
+use gangplank_channel::{DialErrorKind, Open};
+use gangplank_relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -165,7 +165,7 @@ async fn a_port_that_does_not_answer_is_a_dial_that_timed_out() {
     }
     let guest = Guest::start();
     let open = Open::tcp(format!(":{port}"), Duration::from_millis(300));
-    let error = soon(channel::dial(&guest.endpoint(), open)).await.unwrap_err();
+    let error = soon(gangplank_channel::dial(&guest.endpoint(), open)).await.unwrap_err();
     assert_eq!(error.kind, DialErrorKind::TimedOut, "{error}");
     assert!(error.cause.contains(&format!("no answer within the limit from 127.0.0.1:{port}")), "{error}");
 }

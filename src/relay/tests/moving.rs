@@ -7,8 +7,8 @@ mod common;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use channel::DialErrorKind;
 use common::*;
+use gangplank_channel::DialErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -330,8 +330,8 @@ async fn a_host_that_vanishes_in_mid_transfer_resets_the_pod() {
     let (port, mut told) = witness().await;
     // By hand: a host that opens, sends a part of a frame and vanishes.
     let mut host = tokio::net::UnixStream::connect(guest.path()).await.unwrap();
-    let open = channel::Open::tcp(format!(":{port}"), Duration::from_secs(5));
-    host.write_all(&channel::open::Opens::opening(&open)).await.unwrap();
+    let open = gangplank_channel::Open::tcp(format!(":{port}"), Duration::from_secs(5));
+    host.write_all(&gangplank_channel::open::Opens::opening(&open)).await.unwrap();
     host.read_exact(&mut [0; 12]).await.unwrap();
     host.write_all(b"\x03\x00\x10\x00partial").await.unwrap();
     drop(host);

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use channel::{DialErrorKind, Open, Ports, dial, dial_datagrams, ports};
 use common::*;
-use relay::{Config, Containers, Rule};
+use gangplank_channel::{DialErrorKind, Open, Ports, dial, dial_datagrams, ports};
+use gangplank_relay::{Config, Containers, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UdpSocket, UnixListener};
 

@@ -6,10 +6,10 @@ mod common;
 
 use std::time::Duration;
 
-use channel::open::{Kind, Opens};
-use channel::{DialError, DialErrorKind, Open, RelayAddress, Token, dial, ports};
 use common::*;
-use relay::Config;
+use gangplank_channel::open::{Kind, Opens};
+use gangplank_channel::{DialError, DialErrorKind, Open, RelayAddress, Token, dial, ports};
+use gangplank_relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -22,7 +22,11 @@ fn asking() -> Guest {
     Guest::start_with(Config { token: Some(token("the token of this guest")), linger, ..Config::default() })
 }
 
-async fn try_dial(guest: &Guest, token: Option<&Token>, port: u16) -> Result<channel::Channel, DialError> {
+async fn try_dial(
+    guest: &Guest,
+    token: Option<&Token>,
+    port: u16,
+) -> Result<gangplank_channel::Channel, DialError> {
     let endpoint = guest.endpoint();
     let open = Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10));
     soon(dial(RelayAddress { endpoint: &endpoint, token }, open)).await
@@ -90,7 +94,7 @@ async fn a_proof_that_was_overheard_proves_nothing() {
         }
         said
     });
-    let endpoint = channel::Endpoint::Unix { path };
+    let endpoint = gangplank_channel::Endpoint::Unix { path };
     let open = Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10));
     let _channel = soon(dial(RelayAddress { endpoint: &endpoint, token: Some(&ours) }, open)).await.unwrap();
     let said = soon(overhearing).await.unwrap();

@@ -14,7 +14,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
+use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;

@@ -9,8 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use channel::{Channel, Endpoint, Open, dial};
-use relay::{Config, Listen, Relay};
+use gangplank_channel::{Channel, Endpoint, Open, dial};
+use gangplank_relay::{Config, Listen, Relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CHUNK: usize = 64 << 10;

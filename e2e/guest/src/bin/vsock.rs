@@ -9,9 +9,9 @@ mod common;
 
 use std::time::Duration;
 
-use channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial, ports};
 use common::*;
-use relay::{Config, Listen, Stopper};
+use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial, ports};
+use gangplank_relay::{Config, Listen, Stopper};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

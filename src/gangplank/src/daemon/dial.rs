@@ -220,8 +220,8 @@ mod tests {
     async fn after_a_refusal_it_is_known_what_listens_instead() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.sock");
-        let listen = [relay::Listen::Unix { path: path.clone() }];
-        let guest = relay::Relay::bind(&listen, relay::Config::default()).unwrap();
+        let listen = [gangplank_relay::Listen::Unix { path: path.clone() }];
+        let guest = gangplank_relay::Relay::bind(&listen, gangplank_relay::Config::default()).unwrap();
         let stopper = guest.stopper();
         let running = std::thread::spawn(move || guest.run());
         let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -128,16 +128,16 @@ pub fn not_running(id: &'static str, name: &'static str) -> PodSection {
 /// A pod on this machine behind a relay, which runs in this process.
 pub struct RelayPod {
     folder: tempfile::TempDir,
-    config: relay::Config,
-    running: Option<(relay::Stopper, thread::JoinHandle<()>)>,
+    config: gangplank_relay::Config,
+    running: Option<(gangplank_relay::Stopper, thread::JoinHandle<()>)>,
 }
 
 impl RelayPod {
     pub fn start() -> Self {
-        Self::start_with(relay::Config::default())
+        Self::start_with(gangplank_relay::Config::default())
     }
 
-    pub fn start_with(config: relay::Config) -> Self {
+    pub fn start_with(config: gangplank_relay::Config) -> Self {
         let mut pod = Self { folder: tempfile::tempdir().unwrap(), config, running: None };
         pod.run();
         pod
@@ -145,8 +145,8 @@ impl RelayPod {
 
     /// Starts the relay, as its guest does.
     pub fn run(&mut self) {
-        let listen = relay::Listen::Unix { path: self.folder.path().join("relay.sock") };
-        let relay = relay::Relay::bind(&[listen], self.config.clone()).unwrap();
+        let listen = gangplank_relay::Listen::Unix { path: self.folder.path().join("relay.sock") };
+        let relay = gangplank_relay::Relay::bind(&[listen], self.config.clone()).unwrap();
         self.running = Some((relay.stopper(), thread::spawn(move || relay.run().unwrap())));
     }
 

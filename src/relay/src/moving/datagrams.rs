@@ -3,8 +3,8 @@
 //! A datagram that the pod's socket has no room for is dropped, as in any network. The host's end ends both directions,
 //! since nothing else does; so does a time without a datagram.
 
-use channel::frame::MAX_DATA;
-use channel::link::Link;
+use gangplank_channel::frame::MAX_DATA;
+use gangplank_channel::link::Link;
 use rustix::io::Errno;
 
 use super::{End, Taken};

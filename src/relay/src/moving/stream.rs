@@ -2,7 +2,7 @@
 
 use std::io::IoSliceMut;
 
-use channel::link::{Link, MAX_LEAD};
+use gangplank_channel::link::{Link, MAX_LEAD};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 

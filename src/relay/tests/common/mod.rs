@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use channel::open::{Opened, Opening};
-use channel::{Channel, DialError, Endpoint, Open, dial};
-use relay::{Config, Listen, Relay, Stopper, seccomp};
+use gangplank_channel::open::{Opened, Opening};
+use gangplank_channel::{Channel, DialError, Endpoint, Open, dial};
+use gangplank_relay::{Config, Listen, Relay, Stopper, seccomp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;

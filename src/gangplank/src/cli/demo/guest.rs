@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Args;
-use relay::{Listen, Relay, RelayError};
+use gangplank_relay::{Listen, Relay, RelayError};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 
@@ -87,7 +87,7 @@ fn explain(error: &namespace::NamespaceError) {
 
 /// Runs the relay on a thread of its own, in the namespace that this thread has entered.
 fn start_relay(socket: &Path) -> Result<(), GuestError> {
-    let relay = Relay::bind(&[Listen::Unix { path: socket.into() }], relay::Config::default())?;
+    let relay = Relay::bind(&[Listen::Unix { path: socket.into() }], gangplank_relay::Config::default())?;
     let run = move || {
         if let Err(error) = relay.run() {
             let _ = writeln!(io::stderr(), "gangplank: {error}");

@@ -79,7 +79,7 @@ impl Dialer {
         };
         let relay = relay.await;
         match &relay {
-            Some(channel::Endpoint::Hybrid { path, port }) => {
+            Some(gangplank_channel::Endpoint::Hybrid { path, port }) => {
                 // With or without an announcement, it is time to probe after this.
                 let announced = announced(announcement_path(path, *port));
                 let _ = tokio::time::timeout(ANNOUNCEMENT_LIMIT, announced).await;

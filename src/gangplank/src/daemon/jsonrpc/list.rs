@@ -98,7 +98,7 @@ impl Front {
                     }
                     (Ok(()), "netns") => json!({ "answers": true }),
                     (Ok(()), _) => {
-                        json!({ "answers": true, "protocol": channel::preamble::VERSION.major })
+                        json!({ "answers": true, "protocol": gangplank_channel::preamble::VERSION.major })
                     }
                 };
                 (at, answer)

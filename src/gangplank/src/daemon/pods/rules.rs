@@ -128,7 +128,7 @@ fn annotated(named: &str, folder: PathBuf, id: &str) -> Route {
         Ok(
             PodEndpoint::Netns(_)
             | PodEndpoint::Kata { .. }
-            | PodEndpoint::Relay(channel::Endpoint::Vsock { .. }),
+            | PodEndpoint::Relay(gangplank_channel::Endpoint::Vsock { .. }),
         ) => barred("only hvsock:// and unix:// are allowed there".into()),
         Ok(endpoint) => Route::Within { endpoint, folder },
     }
