@@ -9,13 +9,13 @@ use tokio::io::{AsyncWriteExt, copy, split, stdout};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let endpoint = arguments.next().ok_or("which endpoint?")?.parse()?;
-    let address = arguments.next().ok_or("which address?")?;
+    let endpoint = arguments.next().ok_or("usage: dial ENDPOINT ADDRESS")?.parse()?;
+    let address = arguments.next().ok_or("usage: dial ENDPOINT ADDRESS")?;
     let pod = PodDialer::new(endpoint)?;
     let stream = pod.dial("", Network::Tcp, &address).await?;
     let (mut from_pod, mut to_pod) = split(stream);
     to_pod.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
-    to_pod.shutdown().await?; // reading goes on
+    to_pod.shutdown().await?; // ends this direction only; the answer still comes
     copy(&mut from_pod, &mut stdout()).await?;
     Ok(())
 }

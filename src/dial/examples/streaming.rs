@@ -1,5 +1,5 @@
-//! Port-forward for a CRI runtime in twenty lines: the streaming server with the pod dialler behind it. Each line on
-//! standard input is a sandbox's id; the answer is the URL for CRI's PortForwardResponse:
+//! Port-forward for a CRI runtime in twenty lines: the streaming server with the pod dialler behind it. It reads a
+//! sandbox id from each line of standard input and prints the URL for CRI's PortForwardResponse:
 //! `cargo run --features streaming --example streaming -- hvsock:///run/vm/demo/v.sock:1023`
 
 use std::error::Error;
@@ -9,7 +9,7 @@ use streaming::{Config, Dial, DialError, Server, Target};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// One VM for every sandbox; a real runtime looks up the sandbox's VM.
+/// Uses one VM for every sandbox; a real runtime looks up the sandbox's VM.
 struct Runtime(PodDialer);
 
 impl Dial for Runtime {
@@ -23,7 +23,7 @@ impl Dial for Runtime {
 #[tokio::main]
 #[allow(clippy::print_stdout)]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let endpoint = std::env::args().nth(1).ok_or("which endpoint?")?.parse()?;
+    let endpoint = std::env::args().nth(1).ok_or("usage: streaming ENDPOINT")?.parse()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
     let server = Server::new(Config::default(), Runtime(PodDialer::new(endpoint)?));

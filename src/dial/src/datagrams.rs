@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   writer ──► length, datagram ──► queue ──► pump ──► pod
-//!   reader ◄── length, datagram ◄── queue ◄── pump ◄── pod      if full, the datagram is dropped
+//!   reader ◄── length, datagram ◄── queue ◄── pump ◄── pod      drops the datagram if full
 //! ```
 
 use std::io::{self, ErrorKind};
@@ -21,25 +21,25 @@ use tokio_util::sync::PollSender;
 /// The largest datagram of UDP over IPv4, in bytes.
 pub const MAX_DATAGRAM: usize = 65_507;
 
-/// Bytes of a length.
+/// Bytes of a datagram's length field.
 pub const LENGTH: usize = 2;
 
-/// Datagrams that wait in each direction. A reader that is further behind loses the newest ones.
+/// How many datagrams are queued in each direction. A reader that is further behind loses the newest ones.
 const QUEUE: usize = 64;
 
-/// An association ends after this long without a datagram in either direction: a relay's limit, too.
+/// An association ends after this long without a datagram in either direction. A relay has the same limit.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// What carries the datagrams to the pod.
 #[derive(Debug)]
-pub(crate) enum Datagrams {
+pub(crate) enum DatagramTransport {
     /// A relay in the pod.
     Relay(Box<gangplank_channel::Datagrams>),
-    /// A socket in its network namespace, connected to the port.
+    /// A socket in the pod's network namespace, connected to the port.
     Socket(UdpSocket),
 }
 
-impl Datagrams {
+impl DatagramTransport {
     async fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
         match self {
             Self::Relay(datagrams) => datagrams.send(datagram).await,
@@ -47,38 +47,40 @@ impl Datagrams {
         }
     }
 
-    /// `None` once the association has ended. Safe to cancel.
+    /// `None` once the association has ended. Cancel safe.
     async fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         match self {
             Self::Relay(datagrams) => match datagrams.receive().await {
-                // The association was idle for the relay's limit.
+                // The relay ended an idle association, which is its normal end.
                 Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
                 received => received,
             },
             Self::Socket(socket) => {
                 let mut datagram = Vec::with_capacity(MAX_DATAGRAM);
                 socket.recv_buf(&mut datagram).await?;
-                datagram.shrink_to_fit(); // it may wait for its reader
+                // It may wait in the queue, and 64 full-size buffers would be 4 MiB.
+                datagram.shrink_to_fit();
                 Ok(Some(datagram))
             }
         }
     }
 }
 
-/// An association as a byte stream. Dropping it ends it.
+/// An association with a UDP port, as a byte stream. Dropping it ends the association.
 #[derive(Debug)]
 pub(crate) struct FramedDatagrams {
     to_pod: PollSender<Vec<u8>>,
     from_pod: Receiver<io::Result<Vec<u8>>>,
-    /// The part of the current datagram that was written so far, including its length.
+    /// The part of the current datagram written so far, including its length field. Invariant between writes:
+    /// `written.len() < LENGTH + length`.
     written: Vec<u8>,
-    /// The part of the current datagram that was not read yet.
+    /// The part of the current datagram not read yet, including its length field.
     unread: Bytes,
 }
 
 impl FramedDatagrams {
-    /// Starts to carry datagrams. Must be called within a tokio runtime.
-    pub(crate) fn new(datagrams: Datagrams) -> Self {
+    /// Starts forwarding datagrams. Must be called within a tokio runtime.
+    pub(crate) fn new(datagrams: DatagramTransport) -> Self {
         let (to_pod, sent) = mpsc::channel(QUEUE);
         let (received, from_pod) = mpsc::channel(QUEUE);
         tokio::spawn(pump(datagrams, sent, received));
@@ -90,7 +92,7 @@ impl FramedDatagrams {
         self.from_pod.close();
     }
 
-    /// Takes bytes up to the end of the current datagram; returns whether it is complete, and how many were taken.
+    /// Takes bytes up to the end of the current datagram. Returns whether it is complete, and how many bytes were taken.
     fn take(&mut self, bytes: &[u8]) -> io::Result<(bool, usize)> {
         let len = LENGTH.saturating_sub(self.written.len()).min(bytes.len());
         self.written.extend_from_slice(&bytes[..len]);
@@ -106,9 +108,9 @@ impl FramedDatagrams {
     }
 }
 
-/// Carries datagrams until the association ends, its owner drops it, or it has been idle for too long.
+/// Forwards datagrams until the association ends, its owner drops it, or it has been idle for too long.
 async fn pump(
-    mut datagrams: Datagrams,
+    mut datagrams: DatagramTransport,
     mut to_pod: Receiver<Vec<u8>>,
     from_pod: Sender<io::Result<Vec<u8>>>,
 ) {
@@ -118,6 +120,7 @@ async fn pump(
             sent = to_pod.recv(), if sends => match sent {
                 Some(datagram) => datagrams.send(&datagram).await,
                 None => {
+                    // Shut down: answers may still arrive.
                     sends = false;
                     Ok(())
                 }
@@ -134,7 +137,7 @@ async fn pump(
             () = tokio::time::sleep(IDLE) => return,
         };
         if let Err(error) = result {
-            // The owner may have gone.
+            // Fails only if the owner dropped the stream.
             let _ = from_pod.send(Err(error)).await;
             return;
         }
@@ -148,7 +151,7 @@ impl AsyncRead for FramedDatagrams {
             let Some(datagram) = ready!(this.from_pod.poll_recv(cx)) else { return Poll::Ready(Ok(())) };
             let datagram = datagram?;
             let mut framed = BytesMut::with_capacity(LENGTH + datagram.len());
-            // A socket's datagram always fits.
+            // UDP's own length field has 16 bits, so this never saturates.
             framed.extend_from_slice(&u16::try_from(datagram.len()).unwrap_or(u16::MAX).to_be_bytes());
             framed.extend_from_slice(&datagram);
             this.unread = framed.freeze();
@@ -162,7 +165,7 @@ impl AsyncRead for FramedDatagrams {
 impl AsyncWrite for FramedDatagrams {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Reserve a place first: these bytes may complete a datagram.
+        // Reserve a slot in the queue first: these bytes may complete a datagram, and must not be taken without one.
         let ended =
             |_| io::Error::new(ErrorKind::BrokenPipe, "the association with the pod's port has ended");
         ready!(this.to_pod.poll_reserve(cx)).map_err(ended)?;
@@ -178,7 +181,7 @@ impl AsyncWrite for FramedDatagrams {
         Poll::Ready(Ok(()))
     }
 
-    /// An incomplete datagram is lost.
+    /// An incomplete datagram is discarded.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().to_pod.close();
         Poll::Ready(Ok(()))
@@ -191,16 +194,16 @@ mod tests {
 
     use super::*;
 
-    /// A stream, and the pod's socket at its other end.
+    /// A stream and the pod's socket at its other end.
     async fn association() -> (FramedDatagrams, UdpSocket) {
         let (ours, pods) =
             (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
         ours.connect(pods.local_addr().unwrap()).await.unwrap();
         pods.connect(ours.local_addr().unwrap()).await.unwrap();
-        (FramedDatagrams::new(Datagrams::Socket(ours)), pods)
+        (FramedDatagrams::new(DatagramTransport::Socket(ours)), pods)
     }
 
-    async fn hears(pod: &UdpSocket) -> Vec<u8> {
+    async fn receives(pod: &UdpSocket) -> Vec<u8> {
         let mut datagram = Vec::with_capacity(MAX_DATAGRAM);
         pod.recv_buf(&mut datagram).await.unwrap();
         datagram
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datagrams_are_whole_however_the_stream_is_cut() {
+    async fn datagrams_survive_writes_of_any_size() {
         let (mut stream, pod) = association().await;
         let mut bytes = Vec::new();
         for len in [3_u16, 0, 700] {
@@ -225,13 +228,13 @@ mod tests {
                 stream.write_all(piece).await.unwrap();
             }
             for len in [3, 0, 700] {
-                assert_eq!(hears(&pod).await, vec![len as u8; len], "in pieces of {size}");
+                assert_eq!(receives(&pod).await, vec![len as u8; len], "in pieces of {size}");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_comes_is_preceded_by_its_length() {
+    async fn received_datagrams_are_preceded_by_their_length() {
         let (mut stream, pod) = association().await;
         for len in [1, 0, MAX_DATAGRAM, 9] {
             pod.send(&vec![7; len]).await.unwrap();
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_datagram_that_cannot_be_is_refused() {
+    async fn a_datagram_over_the_limit_is_an_error() {
         let (mut stream, _pod) = association().await;
         let error = stream.write_all(&(MAX_DATAGRAM as u16 + 1).to_be_bytes()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_of_the_port_is_told() {
+    async fn a_refused_port_is_an_error() {
         let (mut stream, pod) = association().await;
         drop(pod);
         stream.write_all(&[0, 1, 7]).await.unwrap();
@@ -256,17 +259,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_come_after_the_end_of_what_is_sent() {
+    async fn answers_arrive_after_shutdown() {
         let (mut stream, pod) = association().await;
         stream.write_all(&[0, 1, 7]).await.unwrap();
         stream.shutdown().await.unwrap();
-        assert_eq!(hears(&pod).await, [7]);
+        assert_eq!(receives(&pod).await, [7]);
         pod.send(b"answer").await.unwrap();
         assert_eq!(reads(&mut stream).await, b"answer");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_association_ends_in_order() {
+    async fn an_idle_association_ends_cleanly() {
         let (mut stream, _pod) = association().await;
         let begun = tokio::time::Instant::now();
         let mut rest = Vec::new();
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_far_behind_loses_what_comes_then() {
+    async fn a_slow_reader_loses_the_newest_datagrams() {
         let (mut stream, pod) = association().await;
         for count in 0..=u8::MAX {
             pod.send(&[count]).await.unwrap();

@@ -11,9 +11,9 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use crate::error::{PodDialError, PodDialErrorKind};
 use crate::namespace_sockets::NamespaceSockets;
 
-/// Connects to the address; without a host, to 127.0.0.1 and, if that fails, to ::1. `pod` is its name, for the error.
+/// Connects to the address. Without a host, it tries 127.0.0.1 and then ::1. `pod` is the pod's name, for the error.
 ///
-/// It has no time limit of its own: the caller limits both addresses together.
+/// There is no time limit here: the caller limits both attempts together.
 pub(crate) async fn dial(
     sockets: &NamespaceSockets,
     namespace: &Path,
@@ -23,8 +23,8 @@ pub(crate) async fn dial(
     let port = address.port;
     if let Some(ip) = address.host {
         return connect(sockets, namespace, (ip, port).into()).await.map_err(|failed| match failed {
-            Failed::Socket(error) => no_socket(namespace, pod, &error),
-            Failed::Connect(error) => {
+            ConnectError::Socket(error) => no_socket(namespace, pod, &error),
+            ConnectError::Connect(error) => {
                 no_connection(namespace, pod, port, &SocketAddr::new(ip, port).to_string(), &error)
             }
         });
@@ -32,21 +32,22 @@ pub(crate) async fn dial(
     let both = format!("127.0.0.1:{port} and [::1]:{port}");
     let v4 = match connect(sockets, namespace, (Ipv4Addr::LOCALHOST, port).into()).await {
         Ok(stream) => return Ok(stream),
-        Err(Failed::Socket(error)) => return Err(no_socket(namespace, pod, &error)),
-        Err(Failed::Connect(error)) => error,
+        Err(ConnectError::Socket(error)) => return Err(no_socket(namespace, pod, &error)),
+        Err(ConnectError::Connect(error)) => error,
     };
     let v6 = match connect(sockets, namespace, (Ipv6Addr::LOCALHOST, port).into()).await {
         Ok(stream) => return Ok(stream),
-        // Without IPv6, the answer of IPv4 is the whole answer.
-        Err(Failed::Socket(_)) => return Err(no_connection(namespace, pod, port, &both, &v4)),
-        Err(Failed::Connect(error)) => error,
+        // This machine has no IPv6, so only the result of IPv4 counts.
+        Err(ConnectError::Socket(_)) => return Err(no_connection(namespace, pod, port, &both, &v4)),
+        Err(ConnectError::Connect(error)) => error,
     };
+    // A refusal says more than, for example, a missing route: the pod's network works and the port is closed.
     let telling = if v6.kind() == ErrorKind::ConnectionRefused { v6 } else { v4 };
     Err(no_connection(namespace, pod, port, &both, &telling))
 }
 
-/// A socket for datagrams to and from the address; without a host, 127.0.0.1, because UDP does not show whether anything
-/// listens.
+/// A socket for datagrams to and from the address. Without a host, that is 127.0.0.1: with UDP, a failed attempt does not
+/// show, so ::1 would never be tried.
 pub(crate) async fn datagrams(
     sockets: &NamespaceSockets,
     namespace: &Path,
@@ -65,18 +66,25 @@ pub(crate) async fn datagrams(
     Ok(socket)
 }
 
-enum Failed {
+/// Which step of an attempt failed.
+enum ConnectError {
+    /// No socket could be created in the namespace, or it could not be configured.
     Socket(io::Error),
+    /// The address was not reached.
     Connect(io::Error),
 }
 
-async fn connect(sockets: &NamespaceSockets, namespace: &Path, to: SocketAddr) -> Result<TcpStream, Failed> {
+async fn connect(
+    sockets: &NamespaceSockets,
+    namespace: &Path,
+    to: SocketAddr,
+) -> Result<TcpStream, ConnectError> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = sockets.socket(namespace, family, SocketType::STREAM).await.map_err(Failed::Socket)?;
+    let socket = sockets.socket(namespace, family, SocketType::STREAM).await.map_err(ConnectError::Socket)?;
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
-    // Data is forwarded as it comes: waiting for more would only add latency.
-    socket.set_nodelay(true).map_err(Failed::Socket)?;
-    socket.connect(to).await.map_err(Failed::Connect)
+    // Data is forwarded as it arrives: Nagle's algorithm would only add latency.
+    socket.set_nodelay(true).map_err(ConnectError::Socket)?;
+    socket.connect(to).await.map_err(ConnectError::Connect)
 }
 
 pub(crate) fn no_socket(namespace: &Path, pod: &str, error: &io::Error) -> PodDialError {
@@ -185,9 +193,9 @@ mod tests {
     }
 
     /// A process in a network namespace of its own whose loopback is down.
-    struct Elsewhere(Child);
+    struct OtherNamespace(Child);
 
-    impl Elsewhere {
+    impl OtherNamespace {
         fn start() -> Self {
             let child = Command::new("unshare")
                 .args(["--user", "--map-root-user", "--net", "sleep", "60"])
@@ -212,22 +220,22 @@ mod tests {
         }
     }
 
-    impl Drop for Elsewhere {
+    impl Drop for OtherNamespace {
         fn drop(&mut self) {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
     }
 
-    /// Needs CAP_SYS_ADMIN to enter; without it, the error must say so.
+    /// Entering needs CAP_SYS_ADMIN; without it, the error must say so.
     #[tokio::test]
-    async fn another_namespace_is_another_world() {
-        let elsewhere = Elsewhere::start();
+    async fn a_port_of_one_namespace_is_not_reached_in_another() {
+        let other = OtherNamespace::start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sockets = NamespaceSockets::start().unwrap();
         let address = HostPort::loopback(port);
-        let error = dial(&sockets, Path::new(&elsewhere.path()), "demo", address).await.unwrap_err();
+        let error = dial(&sockets, Path::new(&other.path()), "demo", address).await.unwrap_err();
         if rustix::process::geteuid().is_root() {
             assert_eq!(error.kind, PodDialErrorKind::Unreachable, "{}", error.cause);
             assert!(error.cause.contains("bring up the loopback"), "{}", error.cause);
@@ -235,6 +243,6 @@ mod tests {
             assert_eq!(error.kind, PodDialErrorKind::Denied, "{}", error.cause);
             assert!(error.cause.contains("CAP_SYS_ADMIN"), "{}", error.cause);
         }
-        dial(&sockets, Path::new(OWN), "demo", address).await.expect("home is home again");
+        dial(&sockets, Path::new(OWN), "demo", address).await.expect("our own namespace is still reached");
     }
 }

@@ -1,4 +1,4 @@
-//! How a pod is reached: the string of a configuration, parsed.
+//! How a pod is reached, parsed from its text in a configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PodEndpoint {
-    /// `netns:///PATH`: a network namespace of this machine, dialled from the host.
+    /// `netns:///PATH`: a network namespace on this machine, dialled from the host.
     Netns(PathBuf),
-    /// `kata:///PATH:PORT`: a relay inside a VM of Kata Containers, found by what Kata records about its agent.
+    /// `kata:///PATH:PORT`: a relay inside a VM of Kata Containers, found through Kata's record of its agent.
     Kata {
         /// Kata's state of the sandbox, `persist.json`.
         state: PathBuf,
@@ -28,10 +28,10 @@ pub enum PodEndpoint {
 }
 
 impl PodEndpoint {
-    /// What a text should look like, for errors.
+    /// The accepted forms, for error messages.
     pub const EXPECTED: &'static str = "an endpoint: hvsock:///PATH:PORT, vsock://CID:PORT, unix:///PATH, kata:///PATH:PORT or netns:///PATH";
 
-    /// The scheme of its text: one of a fixed few, so fit for a metric's label.
+    /// The scheme of its URL. It is one of five, so it suits a metric's label.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Netns(_) => "netns",
@@ -42,8 +42,8 @@ impl PodEndpoint {
         }
     }
 
-    /// Its file, if it has one. A missing file shows that the endpoint is absent without connecting to it: some VMMs
-    /// break on a connection that sends nothing.
+    /// The endpoint's file, if it has one. If the file is missing, so is the endpoint. Checking that is safer than
+    /// connecting: some VMMs break on a connection that sends nothing.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Netns(path) | Self::Kata { state: path, .. } => Some(path),
@@ -54,7 +54,7 @@ impl PodEndpoint {
         }
     }
 
-    /// The same endpoint at another path; `None` if it has no file or the path cannot be a socket's.
+    /// The same endpoint at another path. `None` if it has no path that can change, or a socket cannot have that path.
     pub fn at(&self, path: PathBuf) -> Option<Self> {
         let text = match self {
             Self::Netns(_) => return Some(Self::Netns(path)),
@@ -73,17 +73,17 @@ impl PodEndpoint {
     }
 }
 
-/// Why a text is not a [`PodEndpoint`].
+/// Why text is not a [`PodEndpoint`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PodEndpointError {
-    /// A namespace needs an absolute path.
+    /// The path is not absolute.
     #[error("`{0}` has no absolute path: write three slashes, as in netns:///run/netns/web")]
     Path(String),
-    /// A relay needs a port.
+    /// The port is missing or out of range.
     #[error("`{0}` does not end in a vsock port: write a colon and a number above 0")]
     Port(String),
-    /// It is not a relay's endpoint either.
+    /// The endpoint of a relay is malformed, or the scheme is unknown.
     #[error(transparent)]
     Relay(#[from] gangplank_channel::EndpointError),
 }
@@ -101,6 +101,7 @@ impl FromStr for PodEndpoint {
         }
         let Some(rest) = text.strip_prefix("kata://") else { return Ok(Self::Relay(text.parse()?)) };
         let (path, port) = rest.rsplit_once(':').ok_or_else(|| PodEndpointError::Port(text.into()))?;
+        // 0 and u32::MAX (VMADDR_PORT_ANY) are not ports that a relay can have.
         let port = port.parse().ok().filter(|port| (1..u32::MAX).contains(port));
         Ok(Self::Kata {
             state: absolute(path)?,
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_are_refused_with_what_to_write() {
+    fn malformed_endpoints_are_rejected_with_the_expected_form() {
         let error = |text: &str| text.parse::<PodEndpoint>().unwrap_err().to_string();
         assert!(error("netns://run/netns/a").contains("three slashes"));
         assert!(error("kata://p.json:7").contains("three slashes"));

@@ -1,4 +1,4 @@
-//! Why a place in a pod could not be reached.
+//! Why a dial failed.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use std::fmt;
 pub struct PodDialError {
     /// What kind of failure it is.
     pub kind: PodDialErrorKind,
-    /// One sentence: what was tried, where, and what came of it.
+    /// One sentence: what was tried, where, and what came of it. It includes the system's error, if any.
     pub cause: String,
 }
 
@@ -23,22 +23,22 @@ pub enum PodDialErrorKind {
     Unreachable,
     /// There was no answer within the limit.
     TimedOut,
-    /// A rule, a token or the system forbids it.
+    /// A rule, the token check or the system forbids it.
     Denied,
     /// The relay was not reached this time; the next dial may work.
     Relay,
-    /// The relay cannot be used at all: it is missing, has another version or another token.
+    /// The relay cannot be used at all: it is missing, speaks another version or has another token.
     RelayUnusable,
     /// The pod is gone.
     PodGone,
-    /// The request is malformed, or the pod does not serve its kind.
+    /// The request is malformed, or the pod does not support its network or container.
     Unsupported,
     /// A fault of this program or machine, such as too few descriptors.
     Internal,
 }
 
 impl PodDialErrorKind {
-    /// A short stable name, for logs and counters.
+    /// A short, stable name for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -61,7 +61,7 @@ impl fmt::Display for PodDialErrorKind {
 }
 
 impl PodDialError {
-    /// A failure of this kind with its sentence.
+    /// An error of this kind, with its sentence.
     pub fn new(kind: PodDialErrorKind, cause: impl Into<String>) -> Self {
         Self { kind, cause: cause.into() }
     }

@@ -1,8 +1,8 @@
-//! The VM of a sandbox of Kata Containers.
+//! Finds the VM of a Kata Containers sandbox.
 //!
 //! Kata's Go runtime writes its state to `/run/vc/sbs/SANDBOX/persist.json`, where `AgentState.URL` is the address of
 //! its own agent: `vsock://CID:1024` with QEMU, which has no other trace of its context id, or `hvsock://PATH:1024`
-//! (virtcontainers/persist/api). A relay in the same VM differs in its port only.
+//! (virtcontainers/persist/api). The endpoint of a relay in the same VM differs only in its port.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use serde::Deserialize;
 use crate::error::{PodDialError, PodDialErrorKind};
 
 #[derive(Deserialize)]
-struct State {
+struct SandboxState {
     #[serde(rename = "AgentState")]
-    agent: Agent,
+    agent: AgentState,
 }
 
 #[derive(Deserialize)]
-struct Agent {
+struct AgentState {
     #[serde(rename = "URL")]
     url: String,
 }
 
-/// The relay at this port of the VM that the state describes. `pod` is its name, for the error.
+/// The endpoint of the relay at this port of the VM that the state describes. `pod` is the pod's name, for the error.
 pub(crate) async fn relay(
     state: &Path,
     port: u32,
@@ -38,7 +38,7 @@ pub(crate) async fn relay(
 }
 
 fn endpoint(state: &[u8], port: u32) -> Result<gangplank_channel::Endpoint, String> {
-    let State { agent } =
+    let SandboxState { agent } =
         serde_json::from_slice(state).map_err(|error| format!("{error}; is this Kata's state?"))?;
     let beside = agent.url.rsplit_once(':').map(|(vm, _agent)| format!("{vm}:{port}"));
     let endpoint = beside.and_then(|url| url.parse().ok());
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_state_that_does_not_lead_to_a_vm_is_an_error_that_names_the_file() {
+    async fn errors_about_the_state_name_its_file() {
         for url in ["", "unix:///x", "mock://x:1"] {
             assert!(beside(url).unwrap_err().contains("AgentState.URL"), "{url:?}");
         }

@@ -1,5 +1,5 @@
-//! Reaches ports and sockets inside pods, for programs that do not want to know how: through a relay in the pod's VM
-//! by vsock, hybrid vsock or a Unix socket, or from the host in an ordinary pod's network namespace.
+//! Connects to ports and Unix sockets inside pods: through a relay in the pod's VM, which is reached by vsock, hybrid
+//! vsock or a Unix socket, or from the host in an ordinary pod's network namespace.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,11 +12,12 @@
 //!
 //! ```text
 //!   PodDialer ── endpoint ─┬─ netns ──────────────────── direct: a socket in that namespace
-//!                          ├─ kata ── where is its VM? ─┐
+//!                          ├─ kata ── find its VM ───────┐
 //!                          └─ vsock, hvsock, unix ──────┴ channel ── relay in the guest
 //! ```
 //!
-//! With the feature `streaming`, [`PodConn`] is a connection of `gangplank-streaming`'s server.
+//! With the feature `streaming`, [`PodConn`] is a connection of `gangplank-streaming`'s server, and [`PodDialError`]
+//! converts into its error.
 
 #![forbid(unsafe_code)]
 
@@ -46,3 +47,8 @@ pub use pod_conn::PodConn;
 pub use pod_dialer::PodDialer;
 pub use reach::DialTimeouts;
 pub use request::Request;
+
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExample;

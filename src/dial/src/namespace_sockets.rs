@@ -1,7 +1,8 @@
 //! Sockets in other network namespaces.
 //!
-//! A socket belongs for good to the namespace it was created in, and each thread is in one namespace. So one thread does
-//! nothing but enter namespaces and create sockets there; the runtime connects them. Our own namespace needs no thread.
+//! A socket stays in the namespace it was created in, and each thread is in one namespace at a time. So one dedicated
+//! thread enters namespaces and creates sockets there, and the async runtime connects them. Sockets in our own namespace
+//! need no such thread.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,19 +17,19 @@ use tokio::sync::oneshot;
 /// The network namespace of this process.
 const OWN: &str = "/proc/self/ns/net";
 
-/// The thread's stack, in bytes: its calls are shallow.
+/// The thread's stack, in bytes. Its calls are shallow.
 const STACK: usize = 128 << 10;
 
-/// Creates sockets in any network namespace. Its thread ends with the last clone.
+/// Creates sockets in any network namespace. Its thread ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct NamespaceSockets {
-    own: Identity,
+    own: NamespaceId,
     requests: mpsc::Sender<SocketRequest>,
 }
 
 /// Identifies a namespace: the device and inode of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity(u64, u64);
+struct NamespaceId(u64, u64);
 
 #[derive(Debug)]
 struct SocketRequest {
@@ -53,10 +54,10 @@ impl NamespaceSockets {
         Ok(Self { own: identity(Path::new(OWN))?, requests })
     }
 
-    /// A non-blocking socket in this namespace.
+    /// Creates a non-blocking socket in this namespace.
     ///
     /// # Errors
-    /// If the file is not a network namespace or may not be entered, or the system refuses a socket.
+    /// If the file is not a network namespace, entering it is not permitted, or the system refuses a socket.
     pub(crate) async fn socket(
         &self,
         namespace: &Path,
@@ -72,10 +73,10 @@ impl NamespaceSockets {
         socket.await.map_err(|_| io::Error::other(ENDED))?
     }
 
-    /// The namespace, or `None` if it is our own.
+    /// Opens the namespace; `None` if it is our own.
     ///
     /// # Errors
-    /// If the file does not exist or may not be opened.
+    /// If the file does not exist or opening it is not permitted.
     pub(crate) fn foreign(&self, namespace: &Path) -> io::Result<Option<OwnedFd>> {
         if identity(namespace)? == self.own { Ok(None) } else { open(namespace).map(Some) }
     }
@@ -86,7 +87,7 @@ const ENDED: &str = "the thread that enters network namespaces has ended; restar
 fn make_sockets(home: &OwnedFd, requests: &mpsc::Receiver<SocketRequest>) {
     for request in requests {
         let socket = socket_in(home, &request);
-        // The client may have gone in the meantime.
+        // The dial may have been cancelled in the meantime.
         let _ = request.socket.send(socket);
     }
 }
@@ -94,7 +95,7 @@ fn make_sockets(home: &OwnedFd, requests: &mpsc::Receiver<SocketRequest>) {
 fn socket_in(home: &OwnedFd, request: &SocketRequest) -> io::Result<OwnedFd> {
     enter(&open(&request.namespace)?)?;
     let socket = socket(request.family, request.kind);
-    // Staying would keep the namespace alive after its pod has gone.
+    // Staying would keep the namespace alive after its pod is gone.
     enter(home)?;
     socket
 }
@@ -104,7 +105,7 @@ fn enter(namespace: &OwnedFd) -> io::Result<()> {
 }
 
 fn open(namespace: &Path) -> io::Result<OwnedFd> {
-    // Non-blocking, because a path that is not a namespace may be a FIFO.
+    // Non-blocking, because a wrong path may be a FIFO, whose open would block until someone writes to it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     Ok(rustix::fs::open(namespace, flags, Mode::empty())?)
 }
@@ -114,9 +115,9 @@ fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(family, kind, flags, None)?)
 }
 
-fn identity(namespace: &Path) -> io::Result<Identity> {
+fn identity(namespace: &Path) -> io::Result<NamespaceId> {
     let stat = rustix::fs::stat(namespace)?;
-    Ok(Identity(stat.st_dev, stat.st_ino))
+    Ok(NamespaceId(stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_ends_with_its_last_owner() {
+    fn the_thread_ends_with_its_last_sender() {
         let sockets = NamespaceSockets::start().unwrap();
         let weak = sockets.requests.clone();
         drop(sockets);
@@ -154,14 +155,14 @@ mod tests {
             std::fs::read_to_string(task.unwrap().path().join("comm"))
                 .is_ok_and(|comm| comm.trim() == "namespaces")
         };
-        let lives = || std::fs::read_dir("/proc/self/task").unwrap().any(named);
-        // Other tests of this process may have such a thread for a moment, so wait until none is left.
+        let is_running = || std::fs::read_dir("/proc/self/task").unwrap().any(named);
+        // Other tests in this process briefly run such a thread too, so wait until none is left.
         for _ in 0..1000 {
-            if !lives() {
+            if !is_running() {
                 return;
             }
             thread::sleep(std::time::Duration::from_millis(10));
         }
-        panic!("a thread named \"namespaces\" lives on");
+        panic!("a thread named \"namespaces\" is still running");
     }
 }

@@ -1,4 +1,4 @@
-//! A connection to a place in a pod, whichever transport carries it.
+//! A connection into a pod, over any transport.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,28 +10,29 @@ use tokio::net::TcpStream;
 
 use crate::datagrams::FramedDatagrams;
 
-/// A byte stream in each direction to a place in a pod: the result of a dial.
+/// A connection to a port or socket in a pod: the result of a dial.
 ///
-/// `poll_shutdown` ends the direction towards the pod and is ready once the pod's side has all of it; reading goes on
-/// until the pod's own end. If the connection is dropped earlier, the pod sees a reset where the transport can carry one.
+/// `poll_shutdown` ends the direction towards the pod and is ready once the pod's side has received everything. Reading
+/// continues until the pod ends its direction. If the connection is dropped before both have ended, the pod sees a reset
+/// where the transport can carry one.
 ///
-/// With [`Network::Udp`](crate::Network::Udp), it is a stream of datagrams, each preceded by its length in two bytes in
-/// big-endian order, at most 65,507. Shutting down ends sending; answers keep coming until 60 s pass without a datagram.
-/// A reader that is more than 64 datagrams behind loses the newest ones.
+/// With [`Network::Udp`](crate::Network::Udp), it is a stream of datagrams of at most 65,507 bytes, each preceded by its
+/// length in two big-endian bytes. Shutting down ends sending; answers are read until 60 s pass without a datagram. A
+/// reader that is more than 64 datagrams behind loses the newest ones.
 #[derive(Debug)]
 pub struct PodConn(Transport);
 
 #[derive(Debug)]
 enum Transport {
-    /// Straight to the port, in the pod's network namespace.
+    /// A socket in the pod's network namespace, connected to the port.
     Tcp(TcpStream),
     /// Through the relay in the pod.
     Channel(Box<Channel>),
-    /// Datagrams over either, each with its length.
+    /// Datagrams over either, with their lengths.
     Datagrams(FramedDatagrams),
 }
 
-/// Does the same with each transport.
+/// Evaluates an expression with the stream of whichever transport it is.
 macro_rules! each {
     ($transport:expr, $inner:ident => $does:expr) => {
         match $transport {
@@ -55,7 +56,7 @@ impl PodConn {
         Self(Transport::Datagrams(datagrams))
     }
 
-    /// Gives the connection up: the pod sees a reset where the transport can carry one.
+    /// Aborts the connection: the pod sees a reset where the transport can carry one.
     pub fn abort(&mut self) {
         match &mut self.0 {
             // A failure only means that the pod sees a FIN instead.
@@ -68,7 +69,7 @@ impl PodConn {
     /// The socket itself, if the connection is a socket in the pod's network namespace.
     ///
     /// # Errors
-    /// The connection, unchanged, if it is carried by anything else.
+    /// Returns the connection unchanged if another transport carries it.
     pub fn into_socket(self) -> Result<TcpStream, Self> {
         match self.0 {
             Transport::Tcp(socket) => Ok(socket),

@@ -15,10 +15,10 @@ use crate::ports;
 use crate::reach::{self, DialTimeouts, PodTarget};
 use crate::request::Request;
 
-/// The time for a dial unless [`PodDialer::with_timeouts`] says otherwise.
+/// How long a dial may take inside the pod unless [`PodDialer::with_timeouts`] sets another limit.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Reaches places inside one pod. Cheap to clone; for another pod, make another.
+/// Connects to ports and sockets inside one pod. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PodDialer {
     target: PodTarget,
@@ -28,57 +28,57 @@ pub struct PodDialer {
 }
 
 impl PodDialer {
-    /// For the pod behind this endpoint. Nothing is connected yet.
+    /// A dialler for the pod behind this endpoint. It does not connect yet.
     ///
     /// # Errors
-    /// If /proc is not mounted or no thread can be started (one creates sockets in other network namespaces).
+    /// If /proc is not mounted, or the thread that creates sockets in other network namespaces cannot be started.
     pub fn new(endpoint: PodEndpoint) -> io::Result<Self> {
         Ok(Self::sharing(NamespaceSockets::start()?, endpoint))
     }
 
-    /// The same for a program with many pods: all of them share one thread.
+    /// Like [`new`](Self::new), for a program with many pods: they all share one thread.
     pub fn sharing(sockets: NamespaceSockets, endpoint: PodEndpoint) -> Self {
         let target = PodTarget { name: endpoint.to_string(), endpoint, token: None };
         Self { target, rules: Arc::default(), sockets, timeouts: DialTimeouts::in_pod(LIMIT) }
     }
 
-    /// Names the pod in errors, in place of its endpoint.
+    /// Sets the name of the pod in errors, instead of its endpoint.
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         Self { target: PodTarget { name: name.into(), ..self.target }, ..self }
     }
 
-    /// With a token: the pod's relay and this program prove to each other that they have it, and a relay that does not
-    /// is not used. A pod without a relay needs none.
+    /// Sets the token that the pod's relay and this program prove to each other that they have. A relay without it is not
+    /// used. A pod without a relay needs no token.
     #[must_use]
     pub fn with_token(self, token: Token) -> Self {
         Self { target: PodTarget { token: Some(token), ..self.target }, ..self }
     }
 
-    /// With rules on what may be dialled; the first that matches decides. If none matches, only loopback addresses are
-    /// allowed. The relay has rules of its own.
+    /// Sets the rules on what may be dialled; the first match decides. If none matches, only loopback addresses are
+    /// allowed. The relay applies its own rules in addition.
     #[must_use]
     pub fn with_rules(self, rules: impl Into<Arc<[Rule]>>) -> Self {
         Self { rules: rules.into(), ..self }
     }
 
-    /// With other time limits than 10 s inside the pod. A relay allows at most 60 s.
+    /// Sets time limits other than 10 s inside the pod. A relay allows at most 60 s.
     #[must_use]
     pub fn with_timeouts(self, timeouts: DialTimeouts) -> Self {
         Self { timeouts, ..self }
     }
 
-    /// Connects to `address` and gives a byte stream in each direction, with real half-closes.
+    /// Connects to `address`. The result is a byte stream whose two directions end separately.
     ///
     /// `container` is empty for the pod itself. With [`Network::Tcp`] and [`Network::Udp`], `address` is `HOST:PORT`; the
     /// host is an address, or `localhost` or empty (both loopback addresses, IPv4 first). With [`Network::Unix`] it is an
-    /// absolute path. [`PodConn`] says how datagrams go over the stream. Must be called within a tokio runtime, and may
-    /// be dropped at any time.
+    /// absolute path. [`PodConn`] documents how datagrams are framed on the stream. Must be called within a tokio runtime.
+    /// Cancel safe.
     ///
     /// # Errors
-    /// Every [`PodDialErrorKind`]; the sentence says what was tried, where, and what came of it. A malformed address, and
-    /// what neither the relay nor an ordinary pod serves, is [`Unsupported`](PodDialErrorKind::Unsupported); what a rule
-    /// forbids is [`Denied`](PodDialErrorKind::Denied), and the rule is named.
+    /// Any [`PodDialErrorKind`], with a sentence on what was tried, where, and what came of it. A malformed address or an
+    /// unsupported network is [`Unsupported`](PodDialErrorKind::Unsupported). If a rule forbids the address, the error is
+    /// [`Denied`](PodDialErrorKind::Denied) and names the rule.
     pub async fn dial(
         &self,
         container: &str,
@@ -93,32 +93,31 @@ impl PodDialer {
         self.reach(&allowed?).await
     }
 
-    /// Connects to what is requested, without looking at the rules: see [`Request::allowed`]. May be dropped at any
-    /// time.
+    /// Connects without checking the rules: see [`Request::allowed`]. Cancel safe.
     ///
     /// # Errors
-    /// As [`dial`](Self::dial).
+    /// As for [`dial`](Self::dial), except that no rule denies anything.
     pub async fn reach(&self, request: &Request) -> Result<PodConn, PodDialError> {
         reach::reach(&self.sockets, &self.target, request, self.timeouts).await
     }
 
-    /// What listens in the pod, or in one of its containers.
+    /// The listening ports of the pod, or of one of its containers if `container` is not empty.
     ///
     /// # Errors
-    /// If the relay is not reached within 4 s, each time it is asked.
+    /// If the relay does not answer each request within 4 s.
     pub async fn ports(&self, container: &str) -> Result<Ports, PodDialError> {
         ports::ports(&self.sockets, &self.target, container).await
     }
 
-    /// Whether the pod's relay answers within the limit; for an ordinary pod, nothing is tried.
+    /// Checks that the pod's relay answers within the limit. An ordinary pod always passes, untested.
     ///
     /// # Errors
-    /// Why the relay cannot be used.
+    /// Says why the relay cannot be used.
     pub async fn probe(&self, limit: Duration) -> Result<(), PodDialError> {
         reach::probe(&self.target, limit).await
     }
 
-    /// The endpoint of the pod's relay, which for Kata is looked up now.
+    /// The endpoint of the pod's relay. Kata's is looked up at every call.
     ///
     /// # Errors
     /// If the pod has no relay, or its VM cannot be found.

@@ -1,4 +1,4 @@
-//! What listens in a pod: its relay says, or the host's kernel if the pod has none.
+//! Lists the listening ports of a pod: the relay reports them, or the host's kernel if the pod has no relay.
 
 use std::io;
 
@@ -23,6 +23,7 @@ pub(crate) async fn ports(
     target.refuse_container(container)?;
     let pod = &target.name;
     let file = sockets.foreign(namespace).map_err(|error| no_socket(namespace, pod, &error))?;
+    // Reading /proc blocks.
     let read = || Ok::<Vec<_>, io::Error>(listening(&Namespaces::in_network(file), None)?.collect());
     let found = tokio::task::spawn_blocking(read).await.map_err(io::Error::from).flatten();
     let mut ports = Ports::default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gangplank_channel::{RelayAddress, Token};
 use gangplank_podnet::{Destination, Network};
 
-use crate::datagrams::{Datagrams, FramedDatagrams};
+use crate::datagrams::{DatagramTransport, FramedDatagrams};
 use crate::endpoint::PodEndpoint;
 use crate::error::{PodDialError, PodDialErrorKind};
 use crate::namespace_sockets::NamespaceSockets;
@@ -14,15 +14,15 @@ use crate::pod_conn::PodConn;
 use crate::request::Request;
 use crate::{direct, kata};
 
-/// Time to reach a relay and hear its answer, beyond the dial's own. The channel gives up a second earlier, because it
-/// knows better what went wrong.
+/// Extra time to reach a relay and receive its answer. The channel gives up a second earlier, because its error is more
+/// precise than ours.
 const RELAY_OVERHEAD: Duration = Duration::from_secs(4);
 
-/// One pod, as far as dialling is concerned.
+/// A pod, as the dialler sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct PodTarget {
     pub(crate) endpoint: PodEndpoint,
-    /// What the pod's relay and this program prove to each other.
+    /// The secret that the pod's relay and this program prove to each other that they have.
     pub(crate) token: Option<Token>,
     /// The pod's name, for errors.
     pub(crate) name: String,
@@ -31,25 +31,25 @@ pub(crate) struct PodTarget {
 /// How long a dial may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialTimeouts {
-    /// Inside the pod.
+    /// For the connection inside the pod.
     in_pod: Duration,
-    /// In total.
+    /// For everything, including the way to the relay.
     total: Duration,
 }
 
 impl DialTimeouts {
-    /// This long inside the pod, and up to 4 s more for the relay to be reached and to answer.
+    /// Allows `limit` inside the pod, and up to 4 s more to reach the relay and receive its answer.
     pub fn in_pod(limit: Duration) -> Self {
         Self { in_pod: limit, total: limit + RELAY_OVERHEAD }
     }
 
-    /// A little less than `limit` in total, so that a caller who gives up then still hears why the dial failed.
+    /// Allows slightly less than `limit` in total, so that a caller who gives up at `limit` still receives the reason.
     pub fn just_within(limit: Duration) -> Self {
         Self { in_pod: limit * 9 / 10, total: limit * 19 / 20 }
     }
 }
 
-/// Connects to what is requested. May be dropped at any time.
+/// Connects to the request's destination. Cancel safe.
 pub(crate) async fn reach(
     sockets: &NamespaceSockets,
     target: &PodTarget,
@@ -86,7 +86,8 @@ impl PodTarget {
         }
     }
 
-    /// An ordinary pod's containers share one network namespace, and the host has no other way to tell them apart.
+    /// Rejects a request for one container of an ordinary pod: they share one network namespace, and the host cannot tell
+    /// them apart.
     pub(crate) fn refuse_container(&self, container: &str) -> Result<(), PodDialError> {
         refuse_container(&self.name, container)
     }
@@ -130,7 +131,7 @@ async fn from_host(
             Destination::Tcp(at) => direct::dial(sockets, namespace, pod, *at).await.map(PodConn::tcp),
             Destination::Udp(at) => direct::datagrams(sockets, namespace, pod, *at)
                 .await
-                .map(|socket| PodConn::datagrams(FramedDatagrams::new(Datagrams::Socket(socket)))),
+                .map(|socket| PodConn::datagrams(FramedDatagrams::new(DatagramTransport::Socket(socket)))),
             other => Err(PodDialError::new(PodDialErrorKind::Unsupported, not_by(pod, other.network()))),
         }
     };
@@ -152,7 +153,9 @@ async fn by_relay(
         Destination::Udp(_) => {
             let open = gangplank_channel::Open::udp(address, limit).in_container(container);
             let datagrams = gangplank_channel::dial_datagrams(relay, open).await?;
-            return Ok(PodConn::datagrams(FramedDatagrams::new(Datagrams::Relay(Box::new(datagrams)))));
+            return Ok(PodConn::datagrams(FramedDatagrams::new(DatagramTransport::Relay(Box::new(
+                datagrams,
+            )))));
         }
         Destination::Unix(_) => gangplank_channel::Open::unix(address, limit),
         _ => gangplank_channel::Open::tcp(address, limit),
@@ -160,7 +163,7 @@ async fn by_relay(
     Ok(PodConn::channel(gangplank_channel::dial(relay, open.in_container(container)).await?))
 }
 
-/// Whether a pod's namespace exists, or its relay answers.
+/// Checks that the pod's relay answers. A pod without one passes: each dial opens its namespace anyway.
 pub(crate) async fn probe(target: &PodTarget, limit: Duration) -> Result<(), PodDialError> {
     match target.endpoint {
         PodEndpoint::Netns(_) => Ok(()),
@@ -168,8 +171,8 @@ pub(crate) async fn probe(target: &PodTarget, limit: Duration) -> Result<(), Pod
     }
 }
 
-/// Sends a request that every relay refuses after it has read it: a peer that refuses in this way is a relay that speaks
-/// our version.
+/// Sends a request without a network, which every relay reads and then refuses in a known way. So a peer that refuses it
+/// that way is a relay that speaks our version, and nothing was dialled.
 async fn probe_relay(relay: RelayAddress<'_>, limit: Duration) -> Result<(), PodDialError> {
     let endpoint = relay.endpoint;
     let mut open = gangplank_channel::Open::tcp("", limit);

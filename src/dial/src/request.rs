@@ -1,24 +1,24 @@
-//! What to reach inside a pod.
+//! A request for a connection into a pod.
 
 use std::fmt;
 
 use gangplank_podnet::{AddressError, Destination, Network, Rule};
 
-/// A destination in a pod, and in which of its containers.
+/// A destination in a pod, or in one of its containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {
-    /// In whose namespaces; empty for the pod's own.
+    /// The id of the container; empty for the pod itself.
     pub container: String,
-    /// What to connect to there.
+    /// Where to connect.
     pub destination: Destination,
 }
 
 impl Request {
-    /// From the texts of a call. If no network is named, the address shows it: `unix` for `unix:///PATH`, otherwise `tcp`.
+    /// Parses a request. Without a network, the address decides: `unix:///PATH` is a Unix socket, anything else is TCP.
     ///
     /// # Errors
-    /// What is wrong with the address, and how to write it.
+    /// Says what is wrong with the address and how to write it.
     pub fn new(container: &str, network: Option<Network>, address: &str) -> Result<Self, AddressError> {
         Ok(Self { container: container.into(), destination: Destination::parse(network, address)? })
     }
@@ -28,10 +28,10 @@ impl Request {
         Self { container: String::new(), destination: Destination::port(port) }
     }
 
-    /// The same, narrowed to what these rules allow: of localhost's two addresses, one may be left.
+    /// The same request, narrowed to the addresses that the rules allow: for localhost, that may be one of two.
     ///
     /// # Errors
-    /// A sentence that names the rule which forbids it, and its owner, such as "the daemon".
+    /// A sentence that names the rule that forbids it, and the rule's owner, such as "the daemon".
     pub fn allowed(&self, rules: &[Rule], owner: &str) -> Result<Self, String> {
         let mut left = self.destination.permitted(rules).map_err(|denial| denial.by(owner))?;
         let destination = match left.pop() {
@@ -42,7 +42,7 @@ impl Request {
     }
 }
 
-/// As people write it: `localhost:80`, `localhost:53/udp`, `unix:///run/app.sock`.
+/// As users write it: `localhost:80`, `localhost:53/udp`, `unix:///run/app.sock`.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.destination.fmt(f)
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_narrow_localhost_to_the_address_that_they_leave() {
+    fn rules_narrow_localhost_to_the_address_they_allow() {
         let rules = ["deny tcp:127.0.0.0/8:80".parse().unwrap()];
         let allowed = |rules: &[Rule]| Request::port(80).allowed(rules, "the daemon").unwrap().to_string();
         assert_eq!(allowed(&[]), "localhost:80");

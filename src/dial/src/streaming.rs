@@ -1,4 +1,4 @@
-//! What `gangplank-streaming` asks of a dialler, so that its server can forward into pods.
+//! Implements the traits of `gangplank-streaming`, so that its server can forward into pods.
 
 use streaming::{Connection, DialError, DialErrorKind};
 

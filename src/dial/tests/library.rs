@@ -1,4 +1,4 @@
-//! The examples for programs that link the dialler, compiled and run.
+//! Runs the examples, and checks the promises to programs that link the dialler.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use gangplank_dial::{Network, PodDialErrorKind, PodDialer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A relay on this machine, in this process.
+/// A relay in this process.
 struct RelayPod {
     folder: tempfile::TempDir,
     running: Option<(gangplank_relay::Stopper, thread::JoinHandle<()>)>,
@@ -39,7 +39,7 @@ impl Drop for RelayPod {
     }
 }
 
-/// A port that sends back what it receives.
+/// A port that echoes what it receives.
 fn echo() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -51,14 +51,15 @@ fn echo() -> u16 {
     port
 }
 
-/// An example, which cargo builds with a package's tests and puts beside them.
+/// An example program. Cargo builds examples together with a package's tests, in a neighbouring directory.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is not there: `cargo build --examples` builds it", program.display());
+    assert!(program.exists(), "{} does not exist: `cargo build --examples` builds it", program.display());
     Command::new(program)
 }
 
+/// A port that serves a page once the request has ended.
 fn page() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -94,7 +95,7 @@ async fn the_streaming_example_serves_sessions() {
     let client = streaming::Client::connect(url.trim_end()).await.unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let local = listener.local_addr().unwrap();
-    let speaks = thread::spawn(move || {
+    let conversation = thread::spawn(move || {
         let mut stream = TcpStream::connect(local).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.write_all(b"hello").unwrap();
@@ -105,13 +106,13 @@ async fn the_streaming_example_serves_sessions() {
     let (accepted, _) = listener.accept().unwrap();
     accepted.set_nonblocking(true).unwrap();
     client.forward(echo(), tokio::net::TcpStream::from_std(accepted).unwrap());
-    tokio::task::spawn_blocking(move || speaks.join().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || conversation.join().unwrap()).await.unwrap();
     drop(runtime.stdin.take());
     assert!(runtime.wait().unwrap().success());
 }
 
 #[tokio::test]
-async fn a_dial_gives_a_duplex_stream_or_a_kind_and_a_sentence() {
+async fn a_dial_returns_a_duplex_stream_or_an_error_kind_and_a_sentence() {
     let relay = RelayPod::start();
     for endpoint in [relay.endpoint(), "netns:///proc/self/ns/net".into()] {
         let pod = PodDialer::new(endpoint.parse().unwrap()).unwrap();
@@ -129,8 +130,8 @@ async fn a_dial_gives_a_duplex_stream_or_a_kind_and_a_sentence() {
             assert_eq!(error.kind, kind, "{error}");
         }
         let port = echo();
-        let deaf = pod.clone().with_rules(vec![format!("deny tcp:*:{port}").parse().unwrap()]);
-        let error = deaf.dial("", Network::Tcp, &format!(":{port}")).await.err().unwrap();
+        let restricted = pod.clone().with_rules(vec![format!("deny tcp:*:{port}").parse().unwrap()]);
+        let error = restricted.dial("", Network::Tcp, &format!(":{port}")).await.err().unwrap();
         assert!(error.cause.contains(&format!("rule `deny tcp:*:{port}`")), "{error}");
         let listening = pod.ports("").await.unwrap();
         assert!(listening.is_cut || listening.listening.iter().any(|at| at.address.port() == port));

@@ -1,4 +1,4 @@
-//! Where a connection into a pod goes: the text of a request, parsed once for the host and the guest.
+//! Where a connection into a pod goes: the address in a request, parsed by the same code on host and guest.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// Its name, as requests spell it.
+    /// The name that requests use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -44,20 +44,20 @@ impl FromStr for Network {
     }
 }
 
-/// A text that does not say where to connect. The author of the request is at fault.
+/// An address that does not parse. The author of the request is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// There is no such network.
+    /// No such network exists.
     #[error("{0:?} is not a network: write \"tcp\", \"udp\" or \"unix\"")]
     Network(String),
-    /// It is not `HOST:PORT`.
+    /// The address is not `HOST:PORT`.
     #[error(
         "{0:?} is not an address: write HOST:PORT, where PORT is 1 to 65535 and HOST is localhost, empty, an IPv4 \
          address, or an IPv6 address in brackets"
     )]
     HostPort(String),
-    /// It is not the path of a Unix socket in its plain form.
+    /// The path is relative or not in its plain form.
     #[error("{0:?} is not a socket path: write an absolute path without `.`, `..` or empty parts")]
     Path(String),
 }
@@ -69,7 +69,7 @@ pub enum Address {
     Tcp(SocketAddr),
     /// Datagrams.
     Udp(SocketAddr),
-    /// The absolute path of a Unix socket in its plain form, so that one socket has one spelling in rules.
+    /// The absolute path of a Unix socket, in the only spelling that rules compare.
     Unix(String),
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// `HOST:PORT` of a request.
+/// The `HOST:PORT` of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// `None` stands for the loopback addresses of both families, IPv4 first.
@@ -107,7 +107,7 @@ impl HostPort {
         Self { host: None, port }
     }
 
-    /// The addresses it stands for, in the order in which to try them.
+    /// The addresses it stands for, in the order to try them.
     pub fn addresses(self) -> impl Iterator<Item = SocketAddr> {
         let (first, second) = match self.host {
             Some(host) => (host, None),
@@ -129,7 +129,7 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let wrong = || AddressError::HostPort(text.into());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        // `parse` takes a sign, which no client means.
+        // `u16::from_str` also accepts a leading `+`.
         let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|port| *port != 0 && is_number).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -151,10 +151,10 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// How the address of a Unix socket may begin, so that it shows what it is.
+/// An optional prefix that marks an address as a Unix socket.
 const UNIX_SCHEME: &str = "unix://";
 
-/// Where a request wants to connect.
+/// Where a request asks to connect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Destination {
@@ -167,14 +167,14 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// From an address of this network: `HOST:PORT`, or an absolute path, which may follow `unix://`. If the network
-    /// is not named, the address shows it: `unix` for `unix:///PATH`, otherwise `tcp`.
+    /// Parses an address of this network: `HOST:PORT`, or an absolute path, optionally after `unix://`. Without a
+    /// network, the address decides: `unix:///PATH` is a Unix socket, anything else is TCP.
     ///
     /// # Errors
-    /// What is wrong with the address, and how to write it.
+    /// Says what is wrong with the address and how to write it.
     pub fn parse(network: Option<Network>, address: &str) -> Result<Self, AddressError> {
-        let shown = if address.starts_with(UNIX_SCHEME) { Network::Unix } else { Network::Tcp };
-        match network.unwrap_or(shown) {
+        let implied = if address.starts_with(UNIX_SCHEME) { Network::Unix } else { Network::Tcp };
+        match network.unwrap_or(implied) {
             Network::Tcp => Ok(Self::Tcp(address.parse()?)),
             Network::Udp => Ok(Self::Udp(address.parse()?)),
             Network::Unix => {
@@ -210,7 +210,7 @@ impl Destination {
         }
     }
 
-    /// The address alone, without its network: what [`parse`](Self::parse) takes beside the network.
+    /// The address without its network, as [`parse`](Self::parse) accepts it.
     pub fn address(&self) -> String {
         match self {
             Self::Tcp(at) | Self::Udp(at) => at.to_string(),
@@ -218,7 +218,7 @@ impl Destination {
         }
     }
 
-    /// The addresses it stands for, in the order in which to try them.
+    /// The addresses it stands for, in the order to try them.
     pub fn addresses(&self) -> Vec<Address> {
         match self {
             Self::Tcp(at) => at.addresses().map(Address::Tcp).collect(),
@@ -238,7 +238,7 @@ impl From<Address> for Destination {
     }
 }
 
-/// As people write it: `localhost:80`, `localhost:53/udp`, `unix:///run/app.sock`.
+/// As users write it: `localhost:80`, `localhost:53/udp`, `unix:///run/app.sock`.
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -249,8 +249,8 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Whether a path is absolute and has one spelling only. Rules compare text, so `/run/app//x` or `/run/./app/x` must
-/// not name what `/run/app/x` names.
+/// Whether a path is absolute and in its only accepted spelling. Rules compare text, so `/run/app//x` and
+/// `/run/./app/x` are rejected: they would name the same socket as `/run/app/x` and bypass its rule.
 pub(crate) fn is_plain(path: &str) -> bool {
     let Some(below_root) = path.strip_prefix('/') else { return false };
     !path.contains('\0') && below_root.split('/').all(|part| !matches!(part, "" | "." | ".."))
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_to_write() {
+    fn other_addresses_are_rejected_with_the_expected_form() {
         for wrong in
             ["", "80", "127.0.0.1", "::1:80", ":0", ":65536", ":+80", ":-1", "[127.0.0.1]:80", "web:80"]
         {
@@ -314,10 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_shows_its_network_if_none_is_named() {
-        let shown = |address: &str| Destination::parse(None, address).unwrap().to_string();
-        assert_eq!(shown("unix:///run/x.sock"), "unix:///run/x.sock");
-        assert_eq!(shown(":80"), "localhost:80");
+    fn without_a_network_the_address_decides() {
+        let parsed = |address: &str| Destination::parse(None, address).unwrap().to_string();
+        assert_eq!(parsed("unix:///run/x.sock"), "unix:///run/x.sock");
+        assert_eq!(parsed(":80"), "localhost:80");
         let socket = Destination::parse(Some(Network::Unix), "/run/x.sock").unwrap();
         assert_eq!(
             (socket.address().as_str(), socket.to_string().as_str()),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_displayed_parses_back() {
+    fn displayed_destinations_parse_back() {
         for text in ["localhost:80", "127.0.0.1:80", "[::1]:80", "unix:///run/x.sock"] {
             let destination = Destination::parse(None, text).unwrap();
             assert_eq!(destination.to_string(), text);

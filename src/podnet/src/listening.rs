@@ -1,4 +1,4 @@
-//! What listens in a network namespace, by the kernel's tables.
+//! Listening ports of a network namespace, from the kernel's tables in /proc/net.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use crate::address::Network;
 use crate::namespaces::Namespaces;
 
-/// The tables: name, network, and the state of a socket that is open to any peer (include/net/tcp_states.h:
-/// TCP_LISTEN; for UDP, TCP_CLOSE, because a connected UDP socket hears its peer only).
+/// The tables: name, network, and the state of a socket that accepts any peer (include/net/tcp_states.h). That is
+/// TCP_LISTEN for TCP and TCP_CLOSE for UDP: a connected UDP socket, which hears only its peer, is TCP_ESTABLISHED.
 const TABLES: [(&str, Network, &str); 4] = [
     ("tcp", Network::Tcp, "0A"),
     ("tcp6", Network::Tcp, "0A"),
@@ -22,11 +22,11 @@ const TABLES: [(&str, Network, &str); 4] = [
     ("udp6", Network::Udp, "07"),
 ];
 
-/// How many descriptors are inspected for the names of processes, in total: a few milliseconds' worth, during which
-/// the relay's only thread does nothing else.
+/// How many descriptors are inspected in total to find process names. That takes a few milliseconds, during which the
+/// relay's only thread does nothing else.
 const MOST_DESCRIPTORS: usize = 8_192;
 
-/// The longest process name, in characters: Linux' own limit (TASK_COMM_LEN without its NUL).
+/// The longest process name, in characters: Linux's own limit (TASK_COMM_LEN without its NUL).
 const MAX_NAME: usize = 15;
 
 /// A port on which a program listens.
@@ -42,13 +42,13 @@ pub struct ListeningPort {
 }
 
 impl ListeningPort {
-    /// A program chooses its own name, and a terminal may show it: only the printable part of `process` is kept.
+    /// Keeps only the printable part of `process`: a program chooses its own name, and a terminal may show it.
     pub fn new(network: Network, address: SocketAddr, process: &str) -> Self {
         let process = process.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
         Self { network, address, process }
     }
 
-    /// Where it stands in a list.
+    /// Its position in a sorted list.
     pub fn position(&self) -> ListPosition {
         ListPosition { network: self.network, port: self.address.port(), ip: self.address.ip() }
     }
@@ -60,8 +60,8 @@ impl ListeningPort {
     }
 }
 
-/// A place in a list of listening ports, which is in the order of the fields: TCP before UDP, then by port, then by
-/// address. Written `tcp:127.0.0.1:80`.
+/// A position in a list of listening ports, which is sorted by the order of these fields: TCP before UDP, then by
+/// port, then by address. Displayed as `tcp:127.0.0.1:80`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListPosition {
     network: Network,
@@ -69,7 +69,7 @@ pub struct ListPosition {
     ip: IpAddr,
 }
 
-/// A text that is not a [`ListPosition`].
+/// Text that is not a [`ListPosition`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a position in a list of ports: write NETWORK:ADDRESS:PORT, such as tcp:127.0.0.1:80")]
 pub struct ListPositionError(String);
@@ -92,7 +92,7 @@ impl fmt::Display for ListPosition {
     }
 }
 
-/// What listens in the network namespace, in the order of [`ListPosition`], behind `after` or from the start. Blocks
+/// The listening ports of the network namespace, sorted by [`ListPosition`], from the first one beyond `after`. Blocks
 /// while it reads /proc.
 ///
 /// # Errors
@@ -111,16 +111,16 @@ pub fn listening(
     }))
 }
 
-/// Each with the inode of its socket.
+/// Maps each listening port to the inode of its socket.
 type Inodes = BTreeMap<ListPosition, u64>;
 
 fn read_tables() -> io::Result<Inodes> {
     let mut found = Inodes::new();
     for (name, network, state) in TABLES {
-        // This thread's table, because it may be in another namespace than the process.
+        // `/proc/net` is the main thread's; this thread may have entered another namespace.
         let table = match File::open(format!("/proc/thread-self/net/{name}")) {
             Ok(table) => table,
-            // A kernel without IPv6.
+            // The kernel has no IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.ends_with('6') => continue,
             Err(error) => return Err(error),
         };
@@ -139,7 +139,7 @@ fn read_tables() -> io::Result<Inodes> {
 fn process_names(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, String> {
     let (mut names, mut left) = (BTreeMap::new(), MOST_DESCRIPTORS);
     let Ok(entries) = std::fs::read_dir("/proc") else { return names };
-    // A process may end at any time, and most do not matter.
+    // A process may end, or be off limits, at any point of this loop: then its ports have no name.
     for process in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else { continue };
         for descriptor in descriptors.filter_map(Result::ok) {
@@ -164,7 +164,7 @@ fn socket_of(descriptor: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The local address and the inode of a line, if its socket is in this state: `SLOT: ADDRESS:PORT PEER:PORT STATE
+/// The local address and the inode in a line of a table, if the socket is in this state. The line is `SLOT: ADDRESS:PORT PEER:PORT STATE
 /// QUEUES TIMER RETRANSMISSIONS USER TIMEOUT INODE …`. A missing inode becomes 0, which no socket has.
 fn parse(line: &str, wanted: &str) -> Option<(IpAddr, u16, u64)> {
     let mut fields = line.split_ascii_whitespace();
@@ -177,7 +177,7 @@ fn parse(line: &str, wanted: &str) -> Option<(IpAddr, u16, u64)> {
     Some((parse_address(address)?, u16::from_str_radix(port, 16).ok()?, inode))
 }
 
-/// Addresses are 32-bit words in the machine's byte order, in hexadecimal digits.
+/// Addresses are 32-bit words in the machine's byte order, written in hexadecimal.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(text.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
     if text.len() == 8 {
@@ -199,8 +199,8 @@ mod tests {
     const UDP6: &str = "  9: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000";
 
     #[test]
-    fn lines_of_the_kernels_tables_parse() {
-        // The byte order of a word is the machine's; this table is from a little-endian one.
+    fn lines_of_the_kernel_tables_parse() {
+        // Words have the machine's byte order; these lines come from a little-endian one.
         if cfg!(target_endian = "little") {
             assert_eq!(parse(TCP, "0A"), Some((Ipv4Addr::LOCALHOST.into(), 8080, 1234)));
             assert_eq!(parse(UDP6, "07"), Some((Ipv6Addr::LOCALHOST.into(), 53, 0)));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_what_it_displays_and_nothing_else() {
+    fn a_position_parses_from_what_it_displays() {
         for text in ["tcp:127.0.0.1:80", "udp:[::1]:53"] {
             assert_eq!(text.parse::<ListPosition>().unwrap().to_string(), text);
         }
@@ -248,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_our_own_is_found_with_our_name() {
+    fn our_own_port_is_found_with_our_process_name() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let found =
             listening(&Namespaces::default(), None).unwrap().find(|port| port.address == address).unwrap();
         assert_eq!(found.network, Network::Tcp);
         assert!(!found.process.is_empty());
-        let behind = listening(&Namespaces::default(), Some(found.position())).unwrap();
-        assert!(behind.map(|port| port.position()).all(|at| at > found.position()));
+        let beyond = listening(&Namespaces::default(), Some(found.position())).unwrap();
+        assert!(beyond.map(|port| port.position()).all(|at| at > found.position()));
     }
 }

@@ -1,7 +1,7 @@
 //! Network namespaces and root directories of a pod's containers.
 //!
 //! A socket belongs to the network namespace it was created in, no matter who uses it. So a short-lived thread enters
-//! the namespace and creates the socket; the caller's thread never leaves its own.
+//! the namespace and creates the socket, and the caller's thread never has to find its way back.
 
 use std::fs::File;
 use std::io;
@@ -13,47 +13,47 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How to find a container by its id. If both are set, the path is tried first.
+/// How to find a container by its id. If both ways are set, the path is tried first.
 #[derive(Debug, Clone, Default)]
 pub struct Containers {
     /// The path of its network namespace, with `{id}` for the container's id, such as `/run/netns/{id}`.
     pub path: Option<String>,
-    /// The namespaces of a process whose cgroup names the container.
+    /// Also look for a process whose cgroup names the container, and use its namespaces.
     pub by_cgroup: bool,
 }
 
-/// The longest id, in bytes: what a file name may have.
+/// The longest id, in bytes: the limit of a file name (NAME_MAX).
 const MAX_ID: usize = 255;
 
-/// Stack of a thread that creates a socket or reads a file, in bytes.
+/// Stack of the thread that enters a namespace, in bytes: it makes one shallow call there.
 const STACK: usize = 128 << 10;
 
 /// Why a container's namespaces cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
-    /// The id could be a path. The author of the request is at fault.
+    /// The id contains characters of a path. The author of the request is at fault.
     #[error("{0:?} is not a container id: use letters, digits, `.`, `_` and `-` only")]
     InvalidId(String),
-    /// No such container here.
+    /// The guest has no such container.
     #[error("container `{container}` is not in the guest: cannot find {sought} ({cause})")]
     NotFound {
         /// The container's id.
         container: String,
-        /// What was looked for.
+        /// Where it was sought.
         sought: String,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// Containers are not looked up here at all.
+    /// This relay does not look up containers.
     #[error("container `{0}`: this relay serves only the pod's own namespace")]
     NotServed(String),
 }
 
-/// The namespaces in which to dial; by default the process's own.
+/// The namespaces to dial in; by default, those of this process.
 #[derive(Debug, Default)]
 pub struct Namespaces {
-    /// None: the process's own.
+    /// `None` is this process's own.
     network: Option<OwnedFd>,
     root: Root,
 }
@@ -64,15 +64,15 @@ enum Root {
     #[default]
     Own,
     Container(OwnedFd),
-    /// A network namespace alone does not lead to any files.
+    /// A network namespace alone does not lead to a root directory.
     Unknown,
 }
 
 impl Namespaces {
-    /// Those of a container; those of the process itself for an empty id.
+    /// Finds the namespaces of a container. An empty id means those of this process.
     ///
     /// # Errors
-    /// If the id is invalid or the container is not here.
+    /// If the id is invalid or the container is not found.
     pub fn find(container: &str, by: &Containers) -> Result<Self, NamespaceError> {
         if container.is_empty() {
             return Ok(Self::default());
@@ -101,12 +101,12 @@ impl Namespaces {
         Err(failure)
     }
 
-    /// A network namespace alone; `None` is the process's own.
+    /// Only a network namespace, without a root directory; `None` is this process's own.
     pub fn in_network(network: Option<OwnedFd>) -> Self {
         Self { network, root: Root::Unknown }
     }
 
-    /// Creates a non-blocking socket here.
+    /// Creates a non-blocking socket in the network namespace.
     ///
     /// # Errors
     /// If the namespace cannot be entered, or the system refuses a socket or a thread.
@@ -115,8 +115,8 @@ impl Namespaces {
         self.within(|| rustix::net::socket_with(family, kind, flags, None))
     }
 
-    /// The path under which this process finds what is at `path` here. The descriptor must stay open as long as the
-    /// path is used.
+    /// Translates a path inside these namespaces into one that this process can use. Keep the descriptor open for as long
+    /// as the path is used.
     ///
     /// # Errors
     /// `OPNOTSUPP` if only the network namespace is known; otherwise why the path does not resolve.
@@ -134,7 +134,7 @@ impl Namespaces {
         }
     }
 
-    /// Runs this in the network namespace.
+    /// Runs `act` in the network namespace, on a thread of its own unless that is our own.
     pub(crate) fn within<T: Send>(&self, act: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
         let Some(network) = &self.network else { return act() };
         let there = || {
@@ -149,7 +149,7 @@ impl Namespaces {
     }
 }
 
-/// An id becomes part of paths, so it must not be a path itself.
+/// An id becomes part of a path, so it must not contain `/` or be `..`.
 fn is_id(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.len() <= MAX_ID && text.bytes().all(is_plain) && text != "." && text != ".."
@@ -159,7 +159,7 @@ fn is_id(text: &str) -> bool {
 fn of_container_process(container: &str) -> io::Result<Namespaces> {
     for entry in std::fs::read_dir("/proc")? {
         let process = entry?.path();
-        // A process may end at any time; then look for another.
+        // The process may have ended in the meantime; another one of the container may still run.
         let Ok(cgroups) = std::fs::read_to_string(process.join("cgroup")) else { continue };
         if cgroups.lines().any(|line| is_cgroup_of(line, container))
             && let Ok(namespaces) = of_process(&process)
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn cgroups_of_every_runtime_name_their_container() {
+    fn the_cgroup_names_of_every_runtime_are_recognised() {
         for path in [
             "/kubepods/besteffort/pod12/abc",
             "/kubepods.slice/kubepods-pod12.slice/cri-containerd-abc.scope",
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_container_is_reported_with_where_it_was_sought() {
+    fn a_missing_container_is_reported_with_the_place_searched() {
         let by = Containers { path: Some("/nowhere/{id}/net".to_owned()), by_cgroup: false };
         let error = Namespaces::find("web", &by).unwrap_err().to_string();
         assert!(error.contains("`web`") && error.contains("/nowhere/web/net"), "{error}");

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::address::{Address, Destination, is_plain};
 
-/// What a denial names if no rule matches.
+/// The rule that a denial names if none of the configured ones matches.
 const DEFAULT: &str = "loopback only";
 
 /// Allows or denies the addresses that match its pattern.
@@ -21,9 +21,9 @@ pub struct Rule {
 /// The addresses that a rule applies to: `NETWORK:ADDRESS:PORT` or `unix:PATH`.
 ///
 /// - NETWORK: `tcp`, `udp`, or `*` for both.
-/// - ADDRESS: an IPv4 address, an IPv6 address in brackets, either with `/BITS` for a network, `loopback`, or `*`.
+/// - ADDRESS: an IPv4 address or an IPv6 address in brackets, each optionally with `/BITS`; `loopback`; or `*`.
 /// - PORT: a number, `FIRST-LAST`, or `*`.
-/// - PATH: absolute; with a trailing `*`, every path with that prefix.
+/// - PATH: an absolute path; a trailing `*` matches every path with that prefix.
 ///
 /// The unspecified addresses (`0.0.0.0`, `[::]`) count as loopback, because dialling them reaches loopback. An
 /// IPv4-mapped IPv6 address counts as its IPv4 address.
@@ -47,7 +47,7 @@ enum Hosts {
     Network { ip: IpAddr, bits: u8 },
 }
 
-/// A text that is not a [`Pattern`].
+/// Text that is not a [`Pattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a pattern: write NETWORK:ADDRESS:PORT (as tcp:127.0.0.1:80, udp:10.0.0.0/8:*, \
@@ -56,12 +56,12 @@ enum Hosts {
 pub struct PatternError(String);
 
 impl Rule {
-    /// Allows what the pattern matches.
+    /// Allows the addresses that the pattern matches.
     pub fn allow(pattern: Pattern) -> Self {
         Self { is_allowing: true, pattern }
     }
 
-    /// Denies what the pattern matches.
+    /// Denies the addresses that the pattern matches.
     pub fn deny(pattern: Pattern) -> Self {
         Self { is_allowing: false, pattern }
     }
@@ -72,10 +72,11 @@ impl Rule {
     }
 }
 
-/// A text that is not a [`Rule`].
+/// Text that is not a [`Rule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RuleError {
-    /// It neither allows nor denies.
+    /// It starts with neither `allow` nor `deny`.
     #[error("`{0}` is not a rule: write `allow PATTERN` or `deny PATTERN`")]
     Word(String),
     /// Its pattern is malformed.
@@ -86,7 +87,7 @@ pub enum RuleError {
 impl FromStr for Rule {
     type Err = RuleError;
 
-    /// From `allow PATTERN` or `deny PATTERN`, as it is displayed.
+    /// Parses `allow PATTERN` or `deny PATTERN`, as a rule is displayed.
     fn from_str(text: &str) -> Result<Self, RuleError> {
         match text.split_once(' ') {
             Some(("allow", pattern)) => Ok(Self::allow(pattern.parse()?)),
@@ -102,27 +103,28 @@ impl fmt::Display for Rule {
     }
 }
 
-/// An address that may not be dialled, and the rule that says so.
+/// An address that may not be dialled, and the rule that denies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Denial {
     /// The first address that was denied.
     pub address: Address,
-    /// The rule as it was written.
+    /// The rule as configured.
     pub rule: String,
 }
 
 impl Denial {
-    /// A sentence that names the rule and whose it is, such as "the daemon".
+    /// A sentence that names the rule and its owner, such as "the daemon".
     pub fn by(&self, owner: &str) -> String {
         format!("{} is not allowed by {owner}'s rule `{}`", self.address, self.rule)
     }
 }
 
 impl Destination {
-    /// The addresses among this destination's that these rules allow: of localhost's two, one may be left.
+    /// This destination's addresses that the rules allow. For localhost, that may be one of two.
     ///
     /// # Errors
-    /// If none is left: the first denial.
+    /// If none is allowed: the first denial.
     pub fn permitted(&self, rules: &[Rule]) -> Result<Vec<Address>, Denial> {
         let mut denial = None;
         let mut left = self.addresses();
@@ -140,8 +142,7 @@ impl Destination {
     }
 }
 
-/// # Errors
-/// The rule that forbids the address.
+/// Checks one address; the error is the rule that denies it.
 fn check(rules: &[Rule], address: &Address) -> Result<(), String> {
     match rules.iter().find(|rule| rule.pattern.matches.covers(address)) {
         Some(rule) if rule.is_allowing => Ok(()),
@@ -169,6 +170,7 @@ impl Matches {
 
 impl Hosts {
     fn covers(&self, ip: IpAddr) -> bool {
+        // Other spellings of an address must not bypass a rule about it.
         let ip = match ip.to_canonical() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -214,8 +216,8 @@ fn parse(text: &str) -> Option<Matches> {
     Some(Matches::Ip { tcp, udp, hosts: parse_hosts(hosts)?, ports: parse_ports(ports)? })
 }
 
-/// Only plain paths, because only those are dialled: another spelling would never match, and a rule that denies must
-/// not be void.
+/// Only plain paths are accepted, because only those are dialled: a rule with another spelling would never match, and a
+/// `deny` rule would silently do nothing.
 fn parse_path(text: &str) -> Option<Matches> {
     let Some(prefix) = text.strip_suffix('*') else {
         return is_plain(text).then(|| Matches::Path(text.to_owned()));
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_leave_what_they_allow() {
+    fn a_destination_keeps_the_addresses_that_rules_allow() {
         assert_eq!(left(&[], Network::Tcp, "localhost:80").unwrap(), ["127.0.0.1:80", "[::1]:80"]);
         let one = ["allow tcp:127.0.0.1:80", "deny *:*:*"];
         assert_eq!(left(&one, Network::Tcp, "localhost:80").unwrap(), ["127.0.0.1:80"]);
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_a_word_and_a_pattern() {
+    fn a_rule_is_allow_or_deny_and_a_pattern() {
         assert_eq!("deny tcp:*:22".parse::<Rule>().unwrap().to_string(), "deny tcp:*:22");
         for (text, part) in
             [("", "allow PATTERN"), ("permit tcp:*:22", "allow PATTERN"), ("allow 22", "NETWORK")]
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_what_to_write() {
+    fn malformed_patterns_are_rejected_with_the_expected_form() {
         for text in [
             "",
             "tcp",
