@@ -21,7 +21,7 @@ use crate::channel::Channel;
 use crate::datagrams::Datagrams;
 use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
-use crate::open::{Kind, Network, Open, Opened};
+use crate::open::{Listening, Network, Open, Outcome, Refusal, RefusalKind};
 use crate::permit::Permit;
 use crate::relay_address::RelayAddress;
 
@@ -83,7 +83,7 @@ pub async fn ports<'a>(relay: impl Into<RelayAddress<'a>>, container: &str) -> R
     for _ in 0..LOOK_UPS {
         let had = ports.listening.len();
         let open = Open::listening(ports.last(), LOOK_UP).in_container(container);
-        let answer = reach(relay, open).await?.opened;
+        let answer = reach(relay, open).await?;
         ports.add(answer.listening.iter().filter_map(ports::from_message));
         if !answer.is_cut || ports.is_cut {
             return Ok(ports);
@@ -99,8 +99,9 @@ pub async fn ports<'a>(relay: impl Into<RelayAddress<'a>>, container: &str) -> R
 /// A connection on which OPENED has just been read, and nothing after it.
 struct Reached {
     descriptor: Descriptor,
-    opened: Opened,
     permit: Option<Permit>,
+    listening: Vec<Listening>,
+    is_cut: bool,
 }
 
 /// Tries until the relay has served the request, or has begun to.
@@ -121,12 +122,13 @@ async fn try_to_reach(relay: RelayAddress<'_>, open: &Open, deadline: Instant) -
     let endpoint = relay.endpoint;
     let (descriptor, permit) = connect(endpoint, deadline).await?;
     let asking = proof::ask_with_proof(&descriptor, relay, open);
-    let opened = within(deadline, endpoint, "the relay's answer", asking).await?;
-    match opened.kind() {
-        Kind::Connected if opened.kind == Kind::Connected as i32 => {
-            Ok(Reached { descriptor, opened, permit })
+    match within(deadline, endpoint, "the relay's answer", asking).await? {
+        Outcome::Served { listening, is_cut } => Ok(Reached { descriptor, permit, listening, is_cut }),
+        Outcome::Refused(refusal) => Err(failed(endpoint, open, &refusal).into()),
+        Outcome::ProofAsked { .. } => {
+            let cause = format!("{endpoint}: the relay asks for proof of the token again");
+            Err(DialError::new(DialErrorKind::RelayUnusable, cause).into())
         }
-        kind => Err(failed(endpoint, open, kind, &opened).into()),
     }
 }
 
@@ -159,19 +161,18 @@ async fn within<T, E: From<DialError>>(
 }
 
 /// The relay's refusal, as ours.
-fn failed(endpoint: &Endpoint, open: &Open, kind: Kind, opened: &Opened) -> DialError {
-    let kind = match kind {
-        Kind::Refused => DialErrorKind::Refused,
-        Kind::Unreachable => DialErrorKind::Unreachable,
-        Kind::TimedOut => DialErrorKind::TimedOut,
-        Kind::Denied => DialErrorKind::Denied,
-        Kind::Unsupported | Kind::Invalid => DialErrorKind::BadEndpoint,
-        Kind::Busy => DialErrorKind::Busy,
-        Kind::Version => DialErrorKind::RelayUnusable,
-        // A kind that this side does not know decodes as Connected; one that asks for proof was dealt with.
-        Kind::Internal | Kind::Proof | Kind::Connected => DialErrorKind::Internal,
+fn failed(endpoint: &Endpoint, open: &Open, refusal: &Refusal) -> DialError {
+    let kind = match refusal.kind {
+        RefusalKind::Refused => DialErrorKind::Refused,
+        RefusalKind::Unreachable => DialErrorKind::Unreachable,
+        RefusalKind::TimedOut => DialErrorKind::TimedOut,
+        RefusalKind::Denied => DialErrorKind::Denied,
+        RefusalKind::Unsupported | RefusalKind::Invalid => DialErrorKind::BadEndpoint,
+        RefusalKind::Busy => DialErrorKind::Busy,
+        RefusalKind::Version => DialErrorKind::RelayUnusable,
+        RefusalKind::Internal | RefusalKind::Unknown(_) => DialErrorKind::Internal,
     };
-    let text = if opened.text.is_empty() { "the relay gives no reason" } else { &opened.text };
+    let text = if refusal.text.is_empty() { "the relay gives no reason" } else { &refusal.text };
     let cause = match open.network() {
         Network::Listening => format!("the relay at {endpoint} could not tell what listens: {text}"),
         _ => format!("{}: the relay at {endpoint} could not dial it: {text}", open.address),

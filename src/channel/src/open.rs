@@ -13,8 +13,11 @@ use crate::preamble::{PREAMBLE_LEN, VERSION, Version};
 #[path = "open/generated.rs"]
 mod generated;
 
+mod outcome;
+
 pub use generated::opened::Kind;
 pub use generated::{Listening, Network, Open, Opened};
+pub use outcome::{Outcome, Refusal, RefusalKind};
 
 /// The time for a dial whose request does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);

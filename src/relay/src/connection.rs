@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use gangplank_channel::errno::EACCES;
 use gangplank_channel::frame::MAX_OPENING;
-use gangplank_channel::open::{Kind, Network, Open, Opened, Opening, OpeningError, Opens};
+use gangplank_channel::open::{
+    Kind, Network, Open, Opened, Opening, OpeningError, Opens, Refusal, RefusalKind,
+};
 use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
 use gangplank_channel::token::{self, Nonce};
 use rustix::event::epoll::EventFlags;
@@ -210,8 +212,8 @@ impl Connection {
                 Verdict::Close
             }
             State::Dialling(dialling) => {
-                let opened = dialling.timed_out();
-                self.answer(&opened, turn);
+                let refusal = dialling.timed_out();
+                self.refuse(&refusal, turn);
                 Verdict::More
             }
             // Only datagrams have a deadline here.
@@ -227,7 +229,7 @@ impl Connection {
     pub(crate) fn refuse_busy(&mut self, turn: &mut Turn<'_>) {
         let most = turn.config.connections;
         let text = format!("the relay has {most} connections, as many as it may; close some and try again");
-        self.answer(&Opened::failed(Kind::Busy, 0, &text), turn);
+        self.refuse(&Refusal::new(RefusalKind::Busy, 0, &text), turn);
     }
 
     /// Ends everything because the relay ends: the pod gets a RST, the host a RESET if it can be told.
@@ -259,10 +261,10 @@ impl Connection {
                     turn.log(format_args!("a request was refused: {error}"));
                     let kind = match error {
                         OpeningError::NotAChannel(_) => return Some(Verdict::Close),
-                        OpeningError::Version(_) => Kind::Version,
-                        _ => Kind::Invalid,
+                        OpeningError::Version(_) => RefusalKind::Version,
+                        _ => RefusalKind::Invalid,
                     };
-                    self.answer(&Opened::failed(kind, 0, &error.to_string()), turn);
+                    self.refuse(&Refusal::new(kind, 0, &error.to_string()), turn);
                     return None;
                 }
             }
@@ -274,7 +276,7 @@ impl Connection {
     fn is_trusted(&mut self, open: &Open, turn: &mut Turn<'_>) -> bool {
         let Some(token) = &turn.config.token else { return true };
         let State::Opening { opening, challenge } = &mut self.state else { return false };
-        let answer = match challenge.take() {
+        let refusal = match challenge.take() {
             Some(relay) if token.is_proved_by(open, &relay) => {
                 self.proved = Some(Box::new(Proved { relay: *relay, host: open.nonce.clone() }));
                 return true;
@@ -282,7 +284,7 @@ impl Connection {
             Some(_) => {
                 turn.log(format_args!("a host does not prove the token and was refused"));
                 let text = "the token is not proved: host and guest have different ones";
-                Opened::failed(Kind::Denied, EACCES, text)
+                Refusal::new(RefusalKind::Denied, EACCES, text)
             }
             None => match token::nonce() {
                 Ok(nonce) => {
@@ -293,31 +295,33 @@ impl Connection {
                     return false;
                 }
                 Err(error) => {
-                    Opened::failed(Kind::Internal, 0, &format!("the guest has no random bytes ({error})"))
+                    let text = format!("the guest has no random bytes ({error})");
+                    Refusal::new(RefusalKind::Internal, 0, &text)
                 }
             },
         };
-        self.answer(&answer, turn);
+        self.refuse(&refusal, turn);
         false
     }
 
     fn dial(&mut self, open: &Open, turn: &mut Turn<'_>) {
-        let place = || requested::namespaces(&open.container, &turn.config.containers);
+        let namespaces = || requested::namespaces(&open.container, &turn.config.containers);
         if open.network() == Network::Listening {
-            let opened =
-                place().map_or_else(|opened| opened, |place| listening::answer(&place, &open.address));
-            return self.answer(&opened, turn);
+            return match namespaces().and_then(|namespaces| listening::answer(&namespaces, &open.address)) {
+                Ok(opened) => self.answer(&opened, turn),
+                Err(refusal) => self.refuse(&refusal, turn),
+            };
         }
         let addresses = requested::addresses(open, &turn.config.rules);
-        match addresses.and_then(|addresses| Ok((addresses, place()?))) {
-            Ok((addresses, place)) => {
-                self.state = State::Dialling(Dialling::new(addresses, place));
+        match addresses.and_then(|addresses| Ok((addresses, namespaces()?))) {
+            Ok((addresses, namespaces)) => {
+                self.state = State::Dialling(Dialling::new(addresses, namespaces));
                 self.deadline = Some(Instant::now() + open.timeout().min(turn.config.dial));
                 self.advance_dial(turn);
             }
-            Err(opened) => {
-                turn.log(format_args!("a dial of {} was refused: {}", open.address, opened.text));
-                self.answer(&opened, turn);
+            Err(refusal) => {
+                turn.log(format_args!("a dial of {} was refused: {}", open.address, refusal.text));
+                self.refuse(&refusal, turn);
             }
         }
     }
@@ -344,21 +348,21 @@ impl Connection {
                 if let Some(pod) = dialling.pod()
                     && let Err(error) = turn.watch_pod(pod)
                 {
-                    let opened = dialling.failed(error);
-                    self.answer(&opened, turn);
+                    let refusal = dialling.failed(error);
+                    self.refuse(&refusal, turn);
                 }
             }
             Progress::Connected { pod, is_known, is_of_datagrams } => {
                 self.connected(pod, is_known, is_of_datagrams, turn);
             }
-            Progress::Failed(opened) => self.answer(&opened, turn),
+            Progress::Failed(refusal) => self.refuse(&refusal, turn),
         }
     }
 
     fn connected(&mut self, pod: Side, is_known: bool, is_of_datagrams: bool, turn: &mut Turn<'_>) {
         if !is_known && let Err(error) = turn.watch_pod(&pod) {
             let text = format!("the relay cannot watch another connection ({error})");
-            return self.answer(&Opened::failed(Kind::Internal, error.raw_os_error(), &text), turn);
+            return self.refuse(&Refusal::new(RefusalKind::Internal, error.raw_os_error(), &text), turn);
         }
         let (moving, deadline) = if is_of_datagrams {
             // Nothing but silence may ever say that an association is over.
@@ -369,6 +373,11 @@ impl Connection {
         self.state = State::Moving(moving);
         self.deadline = deadline;
         self.send_opened(&Opened::connected(), turn);
+    }
+
+    /// Says why not, and nothing more.
+    fn refuse(&mut self, refusal: &Refusal, turn: &Turn<'_>) {
+        self.answer(&refusal.opened(), turn);
     }
 
     /// Says this and nothing more.

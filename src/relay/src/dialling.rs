@@ -1,15 +1,15 @@
-//! Connecting to what a request names, without waiting: one address after the other.
+//! Connecting to the addresses of a request without blocking, one after the other.
 
 use std::os::fd::OwnedFd;
 
-use gangplank_channel::open::{Kind, Opened};
+use gangplank_channel::open::{Refusal, RefusalKind};
 use gangplank_podnet::{Address, Namespaces};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
 
 use crate::side::Side;
 
-/// A dial under way. Its time limit is its connection's deadline.
+/// A dial in progress. Its time limit is its connection's deadline.
 #[derive(Debug)]
 pub(crate) struct Dialling {
     namespaces: Namespaces,
@@ -22,14 +22,14 @@ pub(crate) struct Dialling {
 /// How far a dial has come.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// A new socket, of which epoll must be told; it says when to go on.
+    /// A new socket, which epoll must watch: it reports when to continue.
     Started,
     /// The current address has not answered yet.
     Waiting,
-    /// The address is connected; epoll may know the socket already.
+    /// The address is connected. epoll may watch the socket already.
     Connected { pod: Side, is_known: bool, is_of_datagrams: bool },
     /// No address could be reached.
-    Failed(Opened),
+    Failed(Refusal),
 }
 
 impl Dialling {
@@ -43,7 +43,7 @@ impl Dialling {
         self.current.as_mut().map(|(_, side)| side)
     }
 
-    /// Looks after the current address and goes on to the next where it failed.
+    /// Checks the current address, and continues with the next one if it failed.
     pub(crate) fn proceed(&mut self) -> Progress {
         if let Some((address, pod)) = self.current.take() {
             match outcome(&pod) {
@@ -72,44 +72,45 @@ impl Dialling {
         Progress::Failed(self.failed(self.first_error.unwrap_or(Errno::ADDRNOTAVAIL)))
     }
 
-    /// The answer when the time is up.
-    pub(crate) fn timed_out(&self) -> Opened {
+    /// The refusal when the time is up.
+    pub(crate) fn timed_out(&self) -> Refusal {
         self.failed(Errno::TIMEDOUT)
     }
 
-    /// The first error is told: it is that of the address which is meant in most cases.
-    pub(crate) fn failed(&self, error: Errno) -> Opened {
+    /// The callers report the first error: that of the address which is meant in most cases.
+    pub(crate) fn failed(&self, error: Errno) -> Refusal {
         let (kind, what) = explain(error);
         let tried = self.tried.join(" or ");
-        Opened::failed(kind, error.raw_os_error(), &format!("{what} {tried} in the guest ({error})"))
+        Refusal::new(kind, error.raw_os_error(), &format!("{what} {tried} in the guest ({error})"))
     }
 }
 
-fn explain(error: Errno) -> (Kind, &'static str) {
+fn explain(error: Errno) -> (RefusalKind, &'static str) {
     match error {
-        Errno::CONNREFUSED => (Kind::Refused, "nothing listens on"),
-        Errno::NOENT => (Kind::Refused, "there is no socket"),
-        Errno::TIMEDOUT => (Kind::TimedOut, "no answer within the limit from"),
-        Errno::AGAIN => (Kind::TimedOut, "too many wait already to be accepted at"),
+        Errno::CONNREFUSED => (RefusalKind::Refused, "nothing listens on"),
+        Errno::NOENT => (RefusalKind::Refused, "there is no socket"),
+        Errno::TIMEDOUT => (RefusalKind::TimedOut, "no answer within the limit from"),
+        Errno::AGAIN => (RefusalKind::TimedOut, "too many connections already wait at"),
         Errno::NETUNREACH
         | Errno::HOSTUNREACH
         | Errno::NETDOWN
         | Errno::ADDRNOTAVAIL
-        | Errno::AFNOSUPPORT => (Kind::Unreachable, "no way to"),
-        Errno::ACCESS | Errno::PERM => (Kind::Denied, "the guest's system does not allow"),
-        Errno::OPNOTSUPP => {
-            (Kind::Unsupported, "a container's files are known with --cgroup only, and so is no socket")
-        }
-        _ => (Kind::Internal, "the relay could not dial"),
+        | Errno::AFNOSUPPORT => (RefusalKind::Unreachable, "no route to"),
+        Errno::ACCESS | Errno::PERM => (RefusalKind::Denied, "the guest's system does not allow"),
+        Errno::OPNOTSUPP => (
+            RefusalKind::Unsupported,
+            "only a relay with --cgroup can reach a container's Unix sockets, so not",
+        ),
+        _ => (RefusalKind::Internal, "the relay could not dial"),
     }
 }
 
-/// Begins to connect; whether that is done already, as it often is on loopback and always with datagrams.
+/// Begins to connect. Whether that is done already, as often on loopback and always with datagrams.
 fn connect(address: &Address, namespaces: &Namespaces) -> Result<(OwnedFd, bool), Errno> {
     let (socket, begun) = match address {
         Address::Tcp(address) => {
             let socket = namespaces.socket(family(address), SocketType::STREAM)?;
-            // The host has gathered the bytes already; nothing is gained by waiting for more.
+            // The host has already gathered the bytes, so that waiting for more gains nothing.
             sockopt::set_tcp_nodelay(&socket, true)?;
             let begun = rustix::net::connect(&socket, address);
             (socket, begun)
@@ -120,7 +121,7 @@ fn connect(address: &Address, namespaces: &Namespaces) -> Result<(OwnedFd, bool)
             (socket, begun)
         }
         Address::Unix(path) => {
-            // Unix sockets with a path know no network namespace.
+            // Unix sockets with a path do not belong to a network namespace.
             let socket = Namespaces::default().socket(AddressFamily::UNIX, SocketType::STREAM)?;
             let (path, _file) = namespaces.locate(path)?;
             let begun = rustix::net::connect(&socket, &SocketAddrUnix::new(path)?);
@@ -138,7 +139,7 @@ fn family(address: &std::net::SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// What came of a connect under way: whether it is done.
+/// The outcome of a connect in progress: whether it is done.
 fn outcome(pod: &Side) -> Result<bool, Errno> {
     if !pod.is_writable() {
         return Ok(false);

@@ -1,28 +1,31 @@
 //! The answer to a request for what listens.
 
 use gangplank_channel::frame::MAX_OPENING;
-use gangplank_channel::open::{Kind, Listening, Network, Opened};
+use gangplank_channel::open::{Listening, Network, Opened, Refusal, RefusalKind};
 use gangplank_podnet::{ListPosition, ListeningPort, Namespaces, Network as PodNetwork, listening};
 use prost::Message;
 
-/// Bytes of an answer beside its list: its other fields, the relay's proof among them, and a header for each.
+/// Bytes of an answer besides its list: the other fields with their headers, among them the relay's proof.
 const OTHER_FIELDS: usize = 64;
 
-/// What listens behind this position in the list, or from its start: as much as fits.
-pub(crate) fn answer(namespaces: &Namespaces, after: &str) -> Opened {
+/// What listens after this position in the list, or from its start: as much as fits.
+///
+/// # Errors
+/// The position is malformed, or /proc cannot be read.
+pub(crate) fn answer(namespaces: &Namespaces, after: &str) -> Result<Opened, Refusal> {
     let after = match after {
         "" => None,
         text => match text.parse::<ListPosition>() {
             Ok(after) => Some(after),
-            Err(error) => return Opened::failed(Kind::Invalid, 0, &error.to_string()),
+            Err(error) => return Err(Refusal::new(RefusalKind::Invalid, 0, &error.to_string())),
         },
     };
     match listening(namespaces, after) {
-        Ok(ports) => fit(ports.map(message)),
+        Ok(ports) => Ok(fit(ports.map(message))),
         Err(error) => {
             let text =
                 format!("the relay cannot read the tables under /proc/net ({error}); is /proc mounted?");
-            Opened::failed(Kind::Internal, error.raw_os_error().unwrap_or(0), &text)
+            Err(Refusal::new(RefusalKind::Internal, error.raw_os_error().unwrap_or(0), &text))
         }
     }
 }
@@ -60,14 +63,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_much_is_told_as_fits() {
+    fn the_list_is_cut_where_it_no_longer_fits() {
         let host = Ipv6Addr::from([0xff; 16]).to_string();
         let entry =
             |port| Listening { network: 1, host: host.clone(), port, process: "fifteen letters".to_owned() };
         let few = fit((1..=10).map(entry));
         assert_eq!((few.listening.len(), few.is_cut), (10, false));
         let many = fit((1..=65_535).map(entry));
-        // What the host counts on when it asks for the rest.
+        // The host relies on this many when it asks for the rest.
         assert!(many.listening.len() >= 60, "{}", many.listening.len());
         assert!(many.is_cut && many.encoded_len() <= MAX_OPENING, "{}", many.encoded_len());
         assert!(many.encoded_len() > MAX_OPENING - 120);
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_a_position_is_invalid() {
-        let invalid = answer(&Namespaces::default(), "80");
-        assert_eq!(invalid.kind(), Kind::Invalid);
+        let refusal = answer(&Namespaces::default(), "80").unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Invalid);
     }
 }

@@ -42,7 +42,7 @@ pub(crate) enum Code {
     Denied,
     /// The guest or its relay is not reached.
     GuestUnreachable,
-    /// Inside the pod there is no way to the address.
+    /// Inside the pod there is no route to the address.
     Unreachable,
     /// The daemon serves as many as it may.
     Busy,
