@@ -9,7 +9,7 @@
 mod common;
 
 use libfuzzer_sys::fuzz_target;
-use spdy::{Config, Connection, Role};
+use spdy_rs::{Config, Connection, Role};
 
 use common::{hear, hear_in_pieces};
 

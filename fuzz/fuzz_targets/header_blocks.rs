@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spdy::{Config, Connection, Event, Headers, Role};
+use spdy_rs::{Config, Connection, Event, Headers, Role};
 
 const CONFIG: Config =
     Config { max_streams: 4, max_packed_block: 4 << 10, max_plain_block: 16 << 10, max_headers: 16 };

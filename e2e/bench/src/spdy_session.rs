@@ -7,7 +7,7 @@ use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 
-use spdy::{Config, Connection, Event, Role};
+use spdy_rs::{Config, Connection, Event, Role};
 
 use crate::error::{Doing, Error, Result};
 use crate::session::{READ, Session, connect};

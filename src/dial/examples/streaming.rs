@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use gangplank_dial::{Network, PodConn, PodDialer};
-use streaming::{Config, Dial, DialError, Server, Target};
+use gangplank_streaming::{Config, Dial, DialError, Server, Target};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
 //! Implements the traits of `gangplank-streaming`, so that its server can forward into pods.
 
-use streaming::{Connection, DialError, DialErrorKind};
+use gangplank_streaming::{Connection, DialError, DialErrorKind};
 
 use crate::{PodConn, PodDialError, PodDialErrorKind};
 

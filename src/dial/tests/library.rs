@@ -92,7 +92,7 @@ async fn the_streaming_example_serves_sessions() {
     runtime.stdin.as_mut().unwrap().write_all(b"abc\n").unwrap();
     let mut url = String::new();
     BufReader::new(runtime.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    let client = streaming::Client::connect(url.trim_end()).await.unwrap();
+    let client = gangplank_streaming::Client::connect(url.trim_end()).await.unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let local = listener.local_addr().unwrap();
     let conversation = thread::spawn(move || {

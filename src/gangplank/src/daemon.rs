@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use streaming::{Drained, Server};
+use gangplank_streaming::{Drained, Server};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ pub(crate) enum DaemonError {
     Config(#[from] ConfigError),
     /// The files for TLS are no good.
     #[error("streaming.tls: {0}")]
-    Tls(#[from] streaming::TlsError),
+    Tls(#[from] gangplank_streaming::TlsError),
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::hint::black_box;
 use std::time::Instant;
 
-use spdy::{Config, Connection, Event, Role};
+use spdy_rs::{Config, Connection, Event, Role};
 
 use counting::allocations;
 

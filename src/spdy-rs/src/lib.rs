@@ -5,7 +5,7 @@
 //! and to send some, the connection only provides the eight bytes that precede it ([`Connection::data_header`]).
 //!
 //! ```
-//! use spdy::{Config, Connection, Event, Role};
+//! use spdy_rs::{Config, Connection, Event, Role};
 //!
 //! let mut client = Connection::new(Role::Client, Config::default());
 //! let mut server = Connection::new(Role::Server, Config::default());

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use streaming::{Config, Dial, DialError, DialErrorKind, Server, Target};
+use gangplank_streaming::{Config, Dial, DialError, DialErrorKind, Server, Target};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 

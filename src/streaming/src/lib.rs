@@ -12,7 +12,7 @@
 //! A whole embedder, and a client of it:
 //!
 //! ```
-//! use streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
+//! use gangplank_streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
 //! use tokio::net::{TcpListener, TcpStream};
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! use tokio_util::sync::CancellationToken;

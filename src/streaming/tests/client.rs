@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use streaming::{Client, ClientError, ClientEvent};
+use gangplank_streaming::{Client, ClientError, ClientEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 

@@ -9,7 +9,7 @@ use common::frames::{Frame, Heard, take_frames};
 use common::raw::{Raw, upgrade_head};
 use common::*;
 use flate2::{Compress, Compression, FlushCompress};
-use streaming::{Config, Limits};
+use gangplank_streaming::{Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::raw::{Answer, Raw, upgrade_head};
 use common::*;
-use streaming::{Config, Limits, TokenError};
+use gangplank_streaming::{Config, Limits, TokenError};
 use tokio::io::AsyncWriteExt;
 
 /// Requests and the reference server's answers, as recorded; one of them ends in a WebSocket frame.
@@ -200,7 +200,7 @@ fn with_head_timeout(request_head_timeout: Duration) -> Config {
 async fn bytes_that_come_with_the_request_are_part_of_the_session() {
     let host = Host::start().await;
     let port = echo_pod().await.to_string();
-    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let mut spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
     let error = spdy.open(&headers("error"), true).unwrap();
     let data = spdy.open(&headers("data"), false).unwrap();
@@ -282,7 +282,7 @@ async fn a_refused_connection_may_ask_again_but_not_idle() {
     assert_eq!(raw.answer().await.status, 404);
     raw.say(&upgrade_head(&host.token())).await;
     assert_eq!(raw.head().await.status, 101);
-    let spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     Peer::over(raw.socket, spdy).ping().await;
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::raw::Raw;
 use common::watch::Watched;
 use common::*;
-use streaming::{Config, Dial, DialError, DialErrorKind, Drained, ErrorStyle, Limits, Target};
+use gangplank_streaming::{Config, Dial, DialError, DialErrorKind, Drained, ErrorStyle, Limits, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

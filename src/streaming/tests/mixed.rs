@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::frames::{Frame, Heard, take_frames};
 use common::*;
-use streaming::{Client, Config, Limits};
+use gangplank_streaming::{Client, Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 

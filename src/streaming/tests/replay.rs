@@ -13,8 +13,8 @@ use std::time::Duration;
 use common::frames::{Frame, Heard, note, take_frames};
 use common::raw::{Raw, tunnel_head, upgrade_head};
 use common::*;
+use gangplank_streaming::{Config, Dial, DialError, DialErrorKind, ErrorStyle, Limits, Target};
 use serde_json::Value;
-use streaming::{Config, Dial, DialError, DialErrorKind, ErrorStyle, Limits, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

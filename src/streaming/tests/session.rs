@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use streaming::{Config, ErrorStyle, Limits};
+use gangplank_streaming::{Config, ErrorStyle, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn duplicates_are_refused_alone() {
 async fn large_transfers_arrive_whole_in_both_directions_at_once() {
     let host = Host::start().await;
     let port = echo_pod().await;
-    let client = streaming::Client::connect(&host.url()).await.unwrap();
+    let client = gangplank_streaming::Client::connect(&host.url()).await.unwrap();
     let local = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = tokio::net::TcpStream::connect(local.local_addr().unwrap()).await.unwrap();
     client.forward(port, local.accept().await.unwrap().0);
@@ -266,11 +266,11 @@ async fn a_drain_refuses_new_sessions_and_ends_old_ones_in_time() {
     let drain = tokio::spawn(async move { server.drain(Duration::from_millis(500)).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     peer.ping().await;
-    let refused = streaming::Client::connect(&url).await.err().unwrap().to_string();
+    let refused = gangplank_streaming::Client::connect(&url).await.err().unwrap().to_string();
     assert!(refused.contains("503") && refused.contains("shutting down"), "{refused}");
     assert_eq!(peer.next().await, Seen::GoAway);
     assert_eq!(peer.next().await, Seen::Closed);
-    assert_eq!(drain.await.unwrap(), streaming::Drained { finished: 0, ended: 1 });
+    assert_eq!(drain.await.unwrap(), gangplank_streaming::Drained { finished: 0, ended: 1 });
 }
 
 fn quick() -> Limits {

@@ -13,8 +13,8 @@ use common::frames::{Heard, take_frames};
 use common::raw::{Answer, Raw, tunnel_head, upgrade_head};
 use common::ws::{BINARY, Message, Ws, frame, offering, take_message};
 use common::*;
+use gangplank_streaming::{Config, Limits, Tls, TlsError, TlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use streaming::{Config, Limits, Tls, TlsError, TlsFiles};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -122,7 +122,7 @@ async fn spdy_peer(host: &Host, config: ClientConfig) -> Peer<TlsStream<TcpStrea
     let mut stream = connect(host, config).await.unwrap();
     stream.write_all(upgrade_head(&host.token()).as_bytes()).await.unwrap();
     assert_eq!(Answer::parse_head(&read_head(&mut stream).await).status, 101);
-    Peer::over(stream, spdy::Connection::new(spdy::Role::Client, spdy::Config::default()))
+    Peer::over(stream, spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default()))
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn the_tunnel_over_tls() {
     let mut stream = connect(&host, authority.client(None)).await.unwrap();
     stream.write_all(tunnel_head(&host.token()).as_bytes()).await.unwrap();
     assert_eq!(Answer::parse_head(&read_head(&mut stream).await).status, 101);
-    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let mut spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
     spdy.open(&headers("error"), true).unwrap();
     let data = spdy.open(&headers("data"), false).unwrap();

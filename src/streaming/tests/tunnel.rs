@@ -9,7 +9,7 @@ use common::frames::{Frame, Heard, take_frames};
 use common::raw::{Raw, tunnel_head};
 use common::*;
 use futures_util::{SinkExt, StreamExt};
-use streaming::{Config, Limits};
+use gangplank_streaming::{Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
 type Socket = WebSocketStream<TcpStream>;
 
-async fn connect<D: streaming::Dial>(host: &Host<D>) -> Socket {
+async fn connect<D: gangplank_streaming::Dial>(host: &Host<D>) -> Socket {
     let mut raw = Raw::connect(host.address).await;
     raw.say(&tunnel_head(&host.token())).await;
     assert_eq!(raw.head().await.status, 101);
@@ -54,7 +54,7 @@ async fn peer_in_messages(host: &Host, largest: usize) -> Peer {
             }
         }
     });
-    Peer::over(near, spdy::Connection::new(spdy::Role::Client, spdy::Config::default()))
+    Peer::over(near, spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default()))
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_client_that_leaves_without_a_word_ends_its_session() {
 /// What a client that takes nothing for a while hears when its sandbox stops. The session waits a second for
 /// it; true if it was in time and saw the close frame.
 async fn hears_all_before_the_close_frame(host: &Host, port: u16) -> bool {
-    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let mut spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     let port = port.to_string();
     let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
     let error = spdy.open(&headers("error"), true).unwrap();
@@ -249,7 +249,7 @@ async fn a_client_that_takes_little_is_not_given_up() {
     let host = Host::with(Config { limits, ..Config::default() }).await;
     let port =
         pod(async |mut socket| while socket.write_all(&[0; 64 << 10]).await.is_ok() {}).await.to_string();
-    let mut spdy = spdy::Connection::new(spdy::Role::Client, spdy::Config::default());
+    let mut spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
     spdy.open(&headers("error"), true).unwrap();
     spdy.open(&headers("data"), false).unwrap();

@@ -9,7 +9,7 @@ use common::raw::upgrade_head;
 use common::watch::Watched;
 use common::ws::{BASE64, BINARY, Message, Ws, frame, offering};
 use common::*;
-use streaming::{Config, Limits};
+use gangplank_streaming::{Config, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_dial::Network;
-use streaming::{ClientError, Connection};
+use gangplank_streaming::{ClientError, Connection};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

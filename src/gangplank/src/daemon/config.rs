@@ -396,19 +396,21 @@ impl Config {
     ///
     /// # Errors
     /// When the files for TLS are no good.
-    pub(crate) fn streaming_server(&self) -> Result<streaming::Config, streaming::TlsError> {
+    pub(crate) fn streaming_server(
+        &self,
+    ) -> Result<gangplank_streaming::Config, gangplank_streaming::TlsError> {
         let errors = match self.streaming.errors {
-            Errors::Reset => streaming::ErrorStyle::Reset,
-            Errors::Text => streaming::ErrorStyle::Text,
+            Errors::Reset => gangplank_streaming::ErrorStyle::Reset,
+            Errors::Text => gangplank_streaming::ErrorStyle::Text,
         };
         let tls = match self.streaming.tls.clone() {
             Some(Tls { cert, key, client_ca }) => {
-                Some(streaming::Tls::load(streaming::TlsFiles { cert, key, client_ca })?)
+                Some(gangplank_streaming::Tls::load(gangplank_streaming::TlsFiles { cert, key, client_ca })?)
             }
             None => None,
         };
         let allow_origin = self.streaming.allow_origin;
-        Ok(streaming::Config { errors, allow_origin, tls, limits: (&self.limits).into() })
+        Ok(gangplank_streaming::Config { errors, allow_origin, tls, limits: (&self.limits).into() })
     }
 }
 

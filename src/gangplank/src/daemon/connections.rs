@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use gangplank_dial::Request;
+use gangplank_streaming::{DialError, DialErrorKind};
 use prometheus_client::metrics::counter::Counter;
-use streaming::{DialError, DialErrorKind};
 
 use crate::daemon::lost_pods::LostPods;
 use crate::daemon::metrics::Metrics;

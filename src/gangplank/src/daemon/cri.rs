@@ -24,6 +24,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 
+use gangplank_streaming::{Server, TokenError};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -33,7 +34,6 @@ use k8s_api::cri::{
     ListPodSandboxRequest, PodSandboxStatusRequest, PortForwardRequest, PortForwardResponse, StatusRequest,
     VersionRequest, method,
 };
-use streaming::{Server, TokenError};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;

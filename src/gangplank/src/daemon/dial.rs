@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_dial::{DialTimeouts, NamespaceSockets, PodDialer, PodEndpoint, Ports, Request, Rule, Token};
-use streaming::{Dial, DialError, DialErrorKind, Target};
+use gangplank_streaming::{Dial, DialError, DialErrorKind, Target};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::conn::MeteredConn;

@@ -18,8 +18,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use gangplank_streaming::Server;
 use serde_json::Value;
-use streaming::Server;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -245,7 +245,7 @@ mod tests {
         let (pods, accounts) = (Arc::<Registry>::default(), Accounts::default());
         let limit = std::time::Duration::from_secs(10);
         let dialer = Dialer::new(Arc::clone(&pods), accounts.clone(), limit).unwrap();
-        let streaming = Server::new(streaming::Config::default(), dialer.clone());
+        let streaming = Server::new(gangplank_streaming::Config::default(), dialer.clone());
         Front::new(pods, dialer, streaming, accounts, &[])
     }
 

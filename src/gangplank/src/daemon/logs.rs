@@ -11,7 +11,7 @@ use tracing_subscriber::{Registry, fmt};
 use crate::daemon::config::{Log, LogFormat, LogLevel};
 
 /// The crates whose events the level is about. Of others only warnings are shown.
-const OURS: [&str; 4] = ["gangplank", "streaming", "channel", "spdy_rs"];
+const OURS: [&str; 4] = ["gangplank", "gangplank_streaming", "channel", "spdy_rs"];
 
 /// Writes events from now on. Only the first call of a process has an effect.
 pub(crate) fn start(log: &Log) {

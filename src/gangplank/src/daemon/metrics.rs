@@ -6,6 +6,7 @@ mod server;
 
 use std::time::Duration;
 
+use gangplank_streaming::Snapshot;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -13,7 +14,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use streaming::Snapshot;
 
 pub(crate) use self::server::Page;
 

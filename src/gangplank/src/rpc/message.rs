@@ -1,7 +1,7 @@
 //! Calls and answers.
 
+use gangplank_streaming::{DialError, DialErrorKind};
 use serde_json::{Map, Value, json};
-use streaming::{DialError, DialErrorKind};
 
 /// Why a call is not answered as its caller wished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

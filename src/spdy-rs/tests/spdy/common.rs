@@ -1,6 +1,6 @@
 //! Feeding a connection, and collecting its events.
 
-use spdy::{Connection, Error, Event};
+use spdy_rs::{Connection, Error, Event};
 
 /// An [`Event`] that owns its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,5 +20,5 @@ fn no_dependency_does_io() {
         .unwrap();
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8(tree.stdout).unwrap();
-    assert_eq!(tree.lines().collect::<Vec<_>>(), ["spdy", "flate2", "zlib_rs", "thiserror"]);
+    assert_eq!(tree.lines().collect::<Vec<_>>(), ["spdy_rs", "flate2", "zlib_rs", "thiserror"]);
 }

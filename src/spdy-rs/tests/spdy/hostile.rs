@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use spdy::{Config, Connection, Error, Role};
+use spdy_rs::{Config, Connection, Error, Role};
 
 use crate::allocator::measure;
 use crate::peer::{Talk, control, words};

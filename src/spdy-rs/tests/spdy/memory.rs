@@ -2,7 +2,7 @@
 
 use flate2::{Compress, Compression, FlushCompress};
 
-use spdy::{Config, Connection, Event, MAX_FRAME_LEN, Role, Status};
+use spdy_rs::{Config, Connection, Event, MAX_FRAME_LEN, Role, Status};
 
 use crate::allocator::measure;
 use crate::common::hear;

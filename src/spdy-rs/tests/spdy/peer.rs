@@ -3,7 +3,7 @@
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
-use spdy::{Config, Connection, Error, Role};
+use spdy_rs::{Config, Connection, Error, Role};
 
 use crate::common::{Heard, hear};
 

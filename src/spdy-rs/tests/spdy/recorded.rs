@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use serde_json::Value;
-use spdy::{Config, Connection, Role};
+use spdy_rs::{Config, Connection, Role};
 
 use crate::common::{Heard, add, hear, hear_in_pieces};
 use crate::peer::{Frame, FrameReader};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use spdy::{Config, Connection, Event, Headers, Role, Status};
+use spdy_rs::{Config, Connection, Event, Headers, Role, Status};
 
 /// What listens in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One test per rule of the protocol as Kubernetes' peers speak it.
 
-use spdy::{Config, Error, MAX_FRAME_LEN, Role, Status, StreamClosed};
+use spdy_rs::{Config, Error, MAX_FRAME_LEN, Role, Status, StreamClosed};
 
 use crate::common::{Heard, hear};
 use crate::peer::{FIN, Frame, Talk, UNIDIRECTIONAL, control, plain_block, words};

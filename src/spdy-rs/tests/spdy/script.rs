@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use spdy::{Config, Connection, Event, Role, Status};
+use spdy_rs::{Config, Connection, Event, Role, Status};
 
 /// The server's limit on streams: low, so that scripts exceed it.
 const MAX_STREAMS: usize = 4;

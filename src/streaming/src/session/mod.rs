@@ -56,7 +56,7 @@ pub(crate) enum Ended {
     /// The client's connection failed.
     ClientBroke(io::Error),
     /// The client broke the protocol.
-    Protocol(::spdy::Error),
+    Protocol(spdy_rs::Error),
     /// The client broke the WebSocket protocol, or sent a message that is too long.
     WebSocket(Box<tungstenite::Error>),
     /// All ports of a channel WebSocket have ended: nothing can move any more.

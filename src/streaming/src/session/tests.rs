@@ -94,7 +94,7 @@ async fn a_client_that_never_stops_can_be_left() {
 
 #[tokio::test]
 async fn limits_are_compared_however_busy_the_session_is() {
-    let mut spdy = ::spdy::Connection::new(::spdy::Role::Client, ::spdy::Config::default());
+    let mut spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     spdy.open(&[("streamtype", "data"), ("port", "80"), ("requestid", "0")], false).unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let client = Endless { first: spdy.output().to_vec(), heard: heard.clone() };
@@ -177,7 +177,7 @@ mod both {
     /// A client of one connection, in the middle of its session.
     struct Talk {
         socket: DuplexStream,
-        spdy: Option<::spdy::Connection>,
+        spdy: Option<spdy_rs::Connection>,
         counters: Arc<Counters>,
         _orders: oneshot::Sender<Order>,
     }
@@ -205,7 +205,7 @@ mod both {
                 })),
             }
             let spdy = matches!(kind, Kind::Spdy)
-                .then(|| ::spdy::Connection::new(::spdy::Role::Client, ::spdy::Config::default()));
+                .then(|| spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default()));
             let mut talk = Self { socket, spdy, counters, _orders: orders };
             talk.open().await;
             talk

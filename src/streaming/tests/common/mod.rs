@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use spdy::{Connection, Event, Role};
-use streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
+use gangplank_streaming::{Client, Config, Dial, DialError, DialErrorKind, Server, Target};
+use spdy_rs::{Connection, Event, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -139,7 +139,7 @@ impl Peer {
         socket.write_all(head.as_bytes()).await.unwrap();
         let answer = read_head(&mut socket).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-        Self::over(socket, Connection::new(Role::Client, spdy::Config::default()))
+        Self::over(socket, Connection::new(Role::Client, spdy_rs::Config::default()))
     }
 }
 
@@ -195,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub async fn reset(&mut self, id: u32) {
-        self.spdy.reset(id, spdy::Status::Cancel);
+        self.spdy.reset(id, spdy_rs::Status::Cancel);
         self.flush().await;
     }
 

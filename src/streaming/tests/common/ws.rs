@@ -90,7 +90,7 @@ pub struct Ws<S> {
 
 impl Ws<TcpStream> {
     /// Opens a session that must be granted, and hears which ports it has.
-    pub async fn connect<D: streaming::Dial>(host: &Host<D>, ports: &[u16]) -> Self {
+    pub async fn connect<D: gangplank_streaming::Dial>(host: &Host<D>, ports: &[u16]) -> Self {
         let mut ws = Self::ask(host.address, &host.token_for(ports), &offering(BINARY)).await.0;
         ws.expect_ports(ports).await;
         ws

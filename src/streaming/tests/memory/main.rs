@@ -18,7 +18,7 @@ use std::time::Duration;
 use allocator::Held;
 use common::ws::{BINARY, Message, Ws, offering};
 use common::*;
-use streaming::{Config, Connection, Dial, DialError, Limits, Server, Target};
+use gangplank_streaming::{Config, Connection, Dial, DialError, Limits, Server, Target};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};

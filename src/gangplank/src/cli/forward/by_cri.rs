@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streaming::{Client, ClientEvent, Connection};
+use gangplank_streaming::{Client, ClientEvent, Connection};
 
 use super::line::{Counted, Event};
 use super::{ForwardError, Local, PodLines, cri_client};

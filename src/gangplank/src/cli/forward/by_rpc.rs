@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gangplank_streaming::Connection;
 use serde_json::json;
-use streaming::Connection;
 use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;

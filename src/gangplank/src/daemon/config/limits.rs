@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::value::{Bytes, value};
 
-/// Every field of [`streaming::Limits`]; the defaults are the streaming server's.
+/// Every field of [`gangplank_streaming::Limits`]; the defaults are the streaming server's.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
@@ -43,7 +43,7 @@ impl Default for Limits {
     fn default() -> Self {
         // No default of the streaming server is zero; should one ever be, one is the nearest there is.
         let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        let limits = streaming::Limits::default();
+        let limits = gangplank_streaming::Limits::default();
         Self {
             sessions: count(limits.sessions),
             streams: count(limits.streams),
@@ -63,7 +63,7 @@ impl Default for Limits {
     }
 }
 
-impl From<&Limits> for streaming::Limits {
+impl From<&Limits> for gangplank_streaming::Limits {
     fn from(limits: &Limits) -> Self {
         Self {
             sessions: limits.sessions.get(),

@@ -82,11 +82,11 @@ fn limits_reach_the_streaming_server() {
     );
     let streaming = config.unwrap().streaming_server().unwrap();
     assert!(streaming.allow_origin);
-    assert_eq!(streaming.errors, streaming::ErrorStyle::Text);
+    assert_eq!(streaming.errors, gangplank_streaming::ErrorStyle::Text);
     assert_eq!(streaming.limits.streams, 4);
     assert_eq!(streaming.limits.linger.as_secs(), 7);
     assert_eq!(streaming.limits.request_head, 1024);
-    assert_eq!(Config::default().streaming_server().unwrap().limits, streaming::Limits::default());
+    assert_eq!(Config::default().streaming_server().unwrap().limits, gangplank_streaming::Limits::default());
 }
 
 #[test]

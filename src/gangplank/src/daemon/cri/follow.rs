@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gangplank_streaming::Server;
 use k8s_api::cri::{PodSandbox, PodSandboxState, RunPodSandboxRequest};
-use streaming::Server;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;

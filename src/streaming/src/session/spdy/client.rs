@@ -4,8 +4,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ::spdy::{Headers, Status};
 use bytes::Bytes;
+use spdy_rs::{Headers, Status};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire::{ClientSocket, Wire};
@@ -30,7 +30,7 @@ pub(crate) async fn run<W: ClientSocket, C: Connection>(
     events: mpsc::Sender<ClientEvent>,
     orders: oneshot::Receiver<Order>,
 ) -> Ended {
-    let spdy = ::spdy::Connection::new(::spdy::Role::Client, ::spdy::Config::default());
+    let spdy = spdy_rs::Connection::new(spdy_rs::Role::Client, spdy_rs::Config::default());
     let side = ClientSide { incoming, events, requests: 0 };
     let framing = SpdyFraming::new(Wire::new(socket, early), spdy, side);
     Session::new(framing, Arc::new(Limits::default()), Arc::default()).run(orders).await

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
-use ::spdy::{Headers, Status};
+use spdy_rs::{Headers, Status};
 use tokio::time::Instant;
 
 use self::wire::{ClientSocket, Wire};
@@ -108,7 +108,7 @@ trait StreamHandler: Sized + Unpin {
 ///
 /// Invariant: every forward's data stream, and its error stream unless that has been reset, is in `by_id`.
 struct Streams {
-    spdy: ::spdy::Connection,
+    spdy: spdy_rs::Connection,
     by_id: HashMap<u32, usize>,
 }
 
@@ -172,7 +172,7 @@ struct SpdyFraming<W, H> {
 }
 
 impl<W: ClientSocket, H: StreamHandler> SpdyFraming<W, H> {
-    fn new(wire: Wire<W>, spdy: ::spdy::Connection, handler: H) -> Self {
+    fn new(wire: Wire<W>, spdy: spdy_rs::Connection, handler: H) -> Self {
         Self { wire, streams: Streams { spdy, by_id: HashMap::new() }, handler }
     }
 

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use ::spdy::Headers;
+use spdy_rs::Headers;
 
 /// Longest request id, in bytes. Clients count from 0; the longest that a header block can hold would let a
 /// session's lone streams keep 64 MiB.
@@ -151,12 +151,12 @@ mod tests {
 
     /// Headers as they come out of a connection.
     fn headers(list: &[(&str, &str)]) -> Headers {
-        let mut client = ::spdy::Connection::new(::spdy::Role::Client, Default::default());
-        let mut server = ::spdy::Connection::new(::spdy::Role::Server, Default::default());
+        let mut client = spdy_rs::Connection::new(spdy_rs::Role::Client, Default::default());
+        let mut server = spdy_rs::Connection::new(spdy_rs::Role::Server, Default::default());
         client.open(list, false).unwrap();
         let sent = client.output().to_vec();
         match server.recv(&mut &sent[..]).unwrap() {
-            Some(::spdy::Event::Opened { headers, .. }) => headers,
+            Some(spdy_rs::Event::Opened { headers, .. }) => headers,
             other => panic!("{other:?}"),
         }
     }

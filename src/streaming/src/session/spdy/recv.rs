@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use ::spdy::Event;
+use spdy_rs::Event;
 
 use super::batch::Batch;
 use super::{ClientSocket, Forwards, SpdyFraming, StreamHandler};

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use ::spdy::{Headers, Status};
 use bytes::Bytes;
+use spdy_rs::{Headers, Status};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
@@ -25,8 +25,8 @@ impl<D: Dial> ServerSession<D> {
         early: Bytes,
         orders: oneshot::Receiver<Order>,
     ) -> (Ended, Vec<u16>) {
-        let config = ::spdy::Config { max_streams: self.limits.streams, ..Default::default() };
-        let spdy = ::spdy::Connection::new(::spdy::Role::Server, config);
+        let config = spdy_rs::Config { max_streams: self.limits.streams, ..Default::default() };
+        let spdy = spdy_rs::Connection::new(spdy_rs::Role::Server, config);
         let (limits, counters) = (self.limits.clone(), self.counters.clone());
         let side = ServerSide { setup: self, pairing: Pairing::new(), ports: Vec::new() };
         let framing = SpdyFraming::new(Wire::new(socket, early), spdy, side);
