@@ -419,7 +419,7 @@ async fn containers_with_the_same_port_are_each_reached_by_id() {
         assert!(listening.listening.iter().any(|at| at.address.port() == CONTAINER_PORT), "{listening:?}");
     }
     let refused = soon(dial(&world.endpoint, tcp(CONTAINER_PORT))).await.unwrap_err();
-    assert_eq!(refused.kind, gangplank_channel::DialErrorKind::Refused, "{refused}");
+    assert_eq!(refused.kind, gangplank_channel::OpenErrorKind::Refused, "{refused}");
     let nobody = soon(dial(&world.endpoint, tcp(CONTAINER_PORT).in_container("three"))).await.unwrap_err();
     assert!(nobody.cause.contains("three"), "{nobody}");
 }
@@ -447,5 +447,5 @@ async fn a_unix_socket_in_the_guest_is_reached_by_its_path() {
     let world = World::boot();
     echoes(world.open(Open::unix(UNIX_SOCKET, LIMIT)).await, b"by path").await;
     let denied = soon(dial(&world.endpoint, Open::unix("/run/other.sock", LIMIT))).await.unwrap_err();
-    assert_eq!(denied.kind, gangplank_channel::DialErrorKind::Denied, "{denied}");
+    assert_eq!(denied.kind, gangplank_channel::OpenErrorKind::Denied, "{denied}");
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use gangplank_channel::{DialErrorKind, Endpoint, dial, ports};
+use gangplank_channel::{Endpoint, OpenErrorKind, dial, ports};
 use gangplank_e2e::parts::{self, Scratch, cached};
 use gangplank_e2e::pattern::{Pattern, summary};
 use gangplank_e2e::pod::Pod;
@@ -85,7 +85,7 @@ async fn a_relay_that_is_a_container_of_the_pod_reaches_the_pods_ports() {
     // The pod's network is that of the container, and the guest's is separate: each has ports that the other lacks.
     for (endpoint, port) in [(&endpoint, ECHO), (&own, CONTAINER_PORT)] {
         let refused = soon(dial(endpoint, tcp(port))).await.unwrap_err();
-        assert_eq!(refused.kind, DialErrorKind::Refused, "{refused}");
+        assert_eq!(refused.kind, OpenErrorKind::Refused, "{refused}");
     }
 
     // runc gives each container a cgroup named after its id, here in cgroup v2.

@@ -25,7 +25,7 @@ use crate::open::{Listening, Network, Open, Outcome, Refusal, RefusalKind};
 use crate::permit::Permit;
 use crate::relay_address::RelayAddress;
 
-pub use error::{DialError, DialErrorKind};
+pub use error::{OpenError, OpenErrorKind};
 pub use ports::Ports;
 
 use error::Failure;
@@ -56,8 +56,8 @@ const LOOK_UPS: usize = 20;
 /// Must be called within a tokio runtime.
 ///
 /// # Errors
-/// Each kind of [`DialErrorKind`]; the sentence names the endpoint and the address.
-pub async fn dial<'a>(relay: impl Into<RelayAddress<'a>>, open: Open) -> Result<Channel, DialError> {
+/// Each kind of [`OpenErrorKind`]; the sentence names the endpoint and the address.
+pub async fn dial<'a>(relay: impl Into<RelayAddress<'a>>, open: Open) -> Result<Channel, OpenError> {
     let reached = reach(relay.into(), open).await?;
     Ok(Channel::new(reached.descriptor, reached.permit))
 }
@@ -69,7 +69,7 @@ pub async fn dial<'a>(relay: impl Into<RelayAddress<'a>>, open: Open) -> Result<
 pub async fn dial_datagrams<'a>(
     relay: impl Into<RelayAddress<'a>>,
     open: Open,
-) -> Result<Datagrams, DialError> {
+) -> Result<Datagrams, OpenError> {
     let reached = reach(relay.into(), open).await?;
     Ok(Datagrams::new(reached.descriptor, reached.permit))
 }
@@ -78,7 +78,7 @@ pub async fn dial_datagrams<'a>(
 ///
 /// # Errors
 /// As [`dial`].
-pub async fn ports<'a>(relay: impl Into<RelayAddress<'a>>, container: &str) -> Result<Ports, DialError> {
+pub async fn ports<'a>(relay: impl Into<RelayAddress<'a>>, container: &str) -> Result<Ports, OpenError> {
     let (relay, mut ports) = (relay.into(), Ports::default());
     for _ in 0..LOOK_UPS {
         let had = ports.listening.len();
@@ -105,7 +105,7 @@ struct Reached {
 }
 
 /// Tries until the relay has served the request, or has begun to.
-async fn reach(relay: RelayAddress<'_>, open: Open) -> Result<Reached, DialError> {
+async fn reach(relay: RelayAddress<'_>, open: Open) -> Result<Reached, OpenError> {
     let deadline = Instant::now() + open.timeout() + WAY;
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
@@ -127,26 +127,26 @@ async fn try_to_reach(relay: RelayAddress<'_>, open: &Open, deadline: Instant) -
         Outcome::Refused(refusal) => Err(failed(endpoint, open, &refusal).into()),
         Outcome::ProofAsked { .. } => {
             let cause = format!("{endpoint}: the relay asks for proof of the token again");
-            Err(DialError::new(DialErrorKind::RelayUnusable, cause).into())
+            Err(OpenError::new(OpenErrorKind::RelayUnusable, cause).into())
         }
     }
 }
 
 /// A connection to the relay on which nothing was said yet.
-async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Permit>), DialError> {
+async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Permit>), OpenError> {
     let connecting = transport::connect(endpoint);
     let Endpoint::Hybrid { path, port } = endpoint else {
         return Ok((within(deadline, endpoint, "the connection", connecting).await?, None));
     };
     let permit = Permit::take(path)
-        .map_err(|cause| DialError::new(DialErrorKind::Busy, format!("{endpoint}: {cause}")))?;
+        .map_err(|cause| OpenError::new(OpenErrorKind::Busy, format!("{endpoint}: {cause}")))?;
     let descriptor = within(deadline, endpoint, "the connection", connecting).await?;
     let shake = hybrid::handshake(descriptor, endpoint, *port, permit);
     let (descriptor, permit) = within(deadline, endpoint, "the multiplexer's OK", shake).await?;
     Ok((descriptor, Some(permit)))
 }
 
-async fn within<T, E: From<DialError>>(
+async fn within<T, E: From<OpenError>>(
     deadline: Instant,
     endpoint: &Endpoint,
     what: &str,
@@ -156,26 +156,26 @@ async fn within<T, E: From<DialError>>(
         let cause = format!(
             "{endpoint}: {what} did not come in time; the guest may be paused, still booting, or without a relay"
         );
-        Err(DialError::new(DialErrorKind::RelayNotReady, cause).into())
+        Err(OpenError::new(OpenErrorKind::RelayNotReady, cause).into())
     })
 }
 
 /// The relay's refusal, as ours.
-fn failed(endpoint: &Endpoint, open: &Open, refusal: &Refusal) -> DialError {
+fn failed(endpoint: &Endpoint, open: &Open, refusal: &Refusal) -> OpenError {
     let kind = match refusal.kind {
-        RefusalKind::Refused => DialErrorKind::Refused,
-        RefusalKind::Unreachable => DialErrorKind::Unreachable,
-        RefusalKind::TimedOut => DialErrorKind::TimedOut,
-        RefusalKind::Denied => DialErrorKind::Denied,
-        RefusalKind::Unsupported | RefusalKind::Invalid => DialErrorKind::BadEndpoint,
-        RefusalKind::Busy => DialErrorKind::Busy,
-        RefusalKind::Version => DialErrorKind::RelayUnusable,
-        RefusalKind::Internal | RefusalKind::Unknown(_) => DialErrorKind::Internal,
+        RefusalKind::Refused => OpenErrorKind::Refused,
+        RefusalKind::Unreachable => OpenErrorKind::Unreachable,
+        RefusalKind::TimedOut => OpenErrorKind::TimedOut,
+        RefusalKind::Denied => OpenErrorKind::Denied,
+        RefusalKind::Unsupported | RefusalKind::Invalid => OpenErrorKind::BadEndpoint,
+        RefusalKind::Busy => OpenErrorKind::Busy,
+        RefusalKind::Version => OpenErrorKind::RelayUnusable,
+        RefusalKind::Internal | RefusalKind::Unknown(_) => OpenErrorKind::Internal,
     };
     let text = if refusal.text.is_empty() { "the relay gives no reason" } else { &refusal.text };
     let cause = match open.network() {
         Network::Listening => format!("the relay at {endpoint} could not tell what listens: {text}"),
         _ => format!("{}: the relay at {endpoint} could not dial it: {text}", open.address),
     };
-    DialError::new(kind, cause)
+    OpenError::new(kind, cause)
 }

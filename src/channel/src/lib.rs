@@ -35,7 +35,7 @@ pub use token::Token;
 pub use crate::{
     channel::Channel,
     datagrams::Datagrams,
-    dial::{DialError, DialErrorKind, Ports, dial, dial_datagrams, ports},
+    dial::{OpenError, OpenErrorKind, Ports, dial, dial_datagrams, ports},
     endpoint::{Endpoint, EndpointError},
     relay_address::RelayAddress,
 };

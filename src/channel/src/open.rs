@@ -19,7 +19,7 @@ pub use generated::opened::Kind;
 pub use generated::{Listening, Network, Open, Opened};
 pub use outcome::{Outcome, Refusal, RefusalKind};
 
-/// The time for a dial whose request does not say.
+/// The time limit of a dial whose request has none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const LEAD: usize = PREAMBLE_LEN + HEADER_LEN;
@@ -60,7 +60,7 @@ impl Open {
     }
 
     /// Asks for datagrams to and from `address`, written as for [`tcp`](Self::tcp). `localhost` and no host mean
-    /// 127.0.0.1 here: nothing tells whether anybody listens.
+    /// 127.0.0.1 here, as UDP does not show which address a program listens on.
     pub fn udp(address: impl Into<String>, timeout: Duration) -> Self {
         Self { network: Network::Udp.into(), ..Self::tcp(address, timeout) }
     }
@@ -106,8 +106,9 @@ impl Opened {
     }
 }
 
-/// Why a peer's first bytes open no channel. The peer is at fault, or it is something else altogether.
+/// Why a peer's first bytes do not open a channel. The peer is at fault, or is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpeningError {
     /// No preamble.
     #[error("it does not speak the channel protocol: its first bytes are {0:02x?}")]

@@ -20,7 +20,7 @@ use crate::open::{Open, Opened};
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 32;
 
-/// The least and the most bytes of a token: what cannot be guessed, and what is surely no other file.
+/// The least bytes of a token, so that it cannot be guessed, and the most, so that it is not another kind of file.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 4_096;
 
@@ -45,17 +45,24 @@ pub fn nonce() -> io::Result<Nonce> {
 #[derive(Clone)]
 pub struct Token(Vec<u8>);
 
-/// Why there is no token. Whoever wrote the file is at fault.
+/// Why a token cannot be used. The file is at fault.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// The file cannot be read.
     #[error("cannot read the token: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// Too short to be a secret, or too long to be a token.
     #[error(
         "a token has {MIN_TOKEN} to {MAX_TOKEN} bytes, this one {0}: write one with `head -c 32 /dev/urandom | base64`"
     )]
     Length(usize),
+}
+
+impl From<io::Error> for TokenError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
 }
 
 impl Token {
@@ -75,7 +82,7 @@ impl Token {
     /// Reads a token from a file.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds no token.
+    /// The file cannot be read, or does not hold a token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let mut bytes = Vec::new();
         std::fs::File::open(path)?.take(2 * MAX_TOKEN as u64).read_to_end(&mut bytes)?;
@@ -180,7 +187,7 @@ mod tests {
         assert_ne!(answer.proof, ours.prove(&request(), &relay, &host).proof);
     }
 
-    /// What was computed with Python's hmac module, so that the two sides cannot be wrong alike.
+    /// The expected value comes from Python's hmac module, so that both sides cannot be wrong in the same way.
     #[test]
     fn the_proof_is_hmac_sha256_of_the_parts() {
         let proved = token("correct horse battery").prove(&request(), &[1; NONCE_LEN], &[2; NONCE_LEN]);

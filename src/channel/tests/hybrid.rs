@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gangplank_channel::frame::{self, Kind};
 use gangplank_channel::open::{Opened, Opens};
 use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
-use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
+use gangplank_channel::{Channel, Endpoint, Open, OpenError, OpenErrorKind, dial};
 use multiplexer::{MOST_OUTSTANDING, Multiplexer, Vices};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -56,7 +56,7 @@ fn request() -> Open {
     Open::tcp("127.0.0.1:80", Duration::from_millis(100))
 }
 
-async fn reach(endpoint: &Endpoint) -> Result<Channel, DialError> {
+async fn reach(endpoint: &Endpoint) -> Result<Channel, OpenError> {
     timeout(Duration::from_secs(60), dial(endpoint, request())).await.expect("this hangs")
 }
 
@@ -94,7 +94,7 @@ async fn is_greeted(endpoint: &Endpoint) {
     assert_eq!(got, b"hello");
 }
 
-async fn fails(endpoint: &Endpoint, kind: DialErrorKind, part: &str) {
+async fn fails(endpoint: &Endpoint, kind: OpenErrorKind, part: &str) {
     let error = reach(endpoint).await.unwrap_err();
     assert_eq!(error.kind, kind, "{error}");
     for part in [part, &endpoint.to_string()] {
@@ -166,7 +166,7 @@ async fn a_backlog_that_overflows_is_told_at_once_and_the_next_dial_works() {
     let endpoint = device.endpoint();
     let asked = Instant::now();
     for _ in 0..3 {
-        fails(&endpoint, DialErrorKind::RelayNotReady, "nothing listens on vsock port 1024").await;
+        fails(&endpoint, OpenErrorKind::RelayNotReady, "nothing listens on vsock port 1024").await;
     }
     is_greeted(&endpoint).await;
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
@@ -209,7 +209,7 @@ async fn a_caller_that_leaves_before_ok_does_not_kill_the_device() {
 async fn a_silent_device_is_left_alone_and_told_of() {
     let guest = greeter();
     let device = guest.behind(Vices { silent: true, ..Vices::default() });
-    fails(&device.endpoint(), DialErrorKind::RelayNotReady, "the multiplexer's OK did not come in time")
+    fails(&device.endpoint(), OpenErrorKind::RelayNotReady, "the multiplexer's OK did not come in time")
         .await;
     sleep(Duration::from_millis(300)).await;
     device.is_unharmed();
@@ -219,31 +219,31 @@ async fn a_silent_device_is_left_alone_and_told_of() {
 async fn a_silent_guest_is_told_of() {
     let guest = Guest::start(|mut host| async move { drop(host.read_to_end(&mut Vec::new()).await) });
     let device = guest.behind(Vices::default());
-    fails(&device.endpoint(), DialErrorKind::RelayNotReady, "the relay's answer did not come in time").await;
+    fails(&device.endpoint(), OpenErrorKind::RelayNotReady, "the relay's answer did not come in time").await;
     device.is_unharmed();
 }
 
 #[tokio::test]
 async fn a_refusal_is_a_guest_that_is_not_ready() {
     let device = Multiplexer::start(std::path::Path::new("/nowhere/guest.sock"), Vices::default());
-    fails(&device.endpoint(), DialErrorKind::RelayNotReady, "nothing listens on vsock port 1024").await;
+    fails(&device.endpoint(), OpenErrorKind::RelayNotReady, "nothing listens on vsock port 1024").await;
     device.is_unharmed();
 }
 
 #[tokio::test]
 async fn a_device_that_is_not_there_is_not_ready() {
     let endpoint = "hvsock:///nowhere/v.sock:1024".parse().unwrap();
-    fails(&endpoint, DialErrorKind::RelayNotReady, "is the VM running?").await;
+    fails(&endpoint, OpenErrorKind::RelayNotReady, "is the VM running?").await;
 }
 
 #[tokio::test]
 async fn what_is_no_multiplexer_is_unusable() {
     let guest = greeter();
     let answers = Vices { answer: Some("HTTP/1.1 400 Bad Request\r\n"), ..Vices::default() };
-    fails(&guest.behind(answers).endpoint(), DialErrorKind::RelayUnusable, "HTTP/1.1 400").await;
+    fails(&guest.behind(answers).endpoint(), OpenErrorKind::RelayUnusable, "HTTP/1.1 400").await;
     let endless = "all work and no play makes jack a dull boy; all work and no play makes jack a dull boy";
     let babbles = Vices { answer: Some(endless), ..Vices::default() };
-    fails(&guest.behind(babbles).endpoint(), DialErrorKind::RelayUnusable, "no hybrid vsock socket").await;
+    fails(&guest.behind(babbles).endpoint(), OpenErrorKind::RelayUnusable, "no hybrid vsock socket").await;
 }
 
 #[tokio::test]
@@ -255,17 +255,17 @@ async fn what_is_no_relay_is_unusable() {
         (b"GPCH\x02\x00\x00\x00\x02\xff\xff\xff", "16777215 bytes"),
     ] {
         let guest = Guest::start(move |host| answer(host, words.to_vec()));
-        fails(&guest.endpoint(), DialErrorKind::RelayUnusable, part).await;
+        fails(&guest.endpoint(), OpenErrorKind::RelayUnusable, part).await;
     }
 }
 
 #[tokio::test]
 async fn a_guest_that_leaves_before_its_answer_is_not_ready() {
     let guest = Guest::start(|mut host| async move { hear_request(&mut host).await });
-    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
+    fails(&guest.endpoint(), OpenErrorKind::RelayNotReady, "before the relay answered").await;
     fails(
         &guest.behind(Vices::default()).endpoint(),
-        DialErrorKind::RelayNotReady,
+        OpenErrorKind::RelayNotReady,
         "before the relay answered",
     )
     .await;
@@ -306,7 +306,7 @@ async fn a_connection_that_ends_before_the_preamble_is_tried_again() {
 async fn a_guest_that_never_serves_is_left_after_a_few_tries() {
     let (guest, connections) = counting(|_, _| async {});
     let asked = Instant::now();
-    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
+    fails(&guest.endpoint(), OpenErrorKind::RelayNotReady, "before the relay answered").await;
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     assert_eq!(connections.load(SeqCst), 5);
 }
@@ -318,7 +318,7 @@ async fn a_connection_that_ends_after_the_preamble_is_not_tried_again() {
         hear_request(&mut host).await;
         host.write_all(&VERSION.encode()).await.unwrap();
     });
-    fails(&guest.endpoint(), DialErrorKind::RelayNotReady, "before the relay answered").await;
+    fails(&guest.endpoint(), OpenErrorKind::RelayNotReady, "before the relay answered").await;
     assert_eq!(connections.load(SeqCst), 1);
 }
 
@@ -341,15 +341,15 @@ async fn a_preamble_that_comes_before_the_request_is_understood() {
 async fn every_kind_of_refusal_keeps_its_meaning() {
     use gangplank_channel::open::Kind as Said;
     for (said, kind) in [
-        (Said::Refused, DialErrorKind::Refused),
-        (Said::Unreachable, DialErrorKind::Unreachable),
-        (Said::TimedOut, DialErrorKind::TimedOut),
-        (Said::Denied, DialErrorKind::Denied),
-        (Said::Unsupported, DialErrorKind::BadEndpoint),
-        (Said::Invalid, DialErrorKind::BadEndpoint),
-        (Said::Busy, DialErrorKind::Busy),
-        (Said::Version, DialErrorKind::RelayUnusable),
-        (Said::Internal, DialErrorKind::Internal),
+        (Said::Refused, OpenErrorKind::Refused),
+        (Said::Unreachable, OpenErrorKind::Unreachable),
+        (Said::TimedOut, OpenErrorKind::TimedOut),
+        (Said::Denied, OpenErrorKind::Denied),
+        (Said::Unsupported, OpenErrorKind::BadEndpoint),
+        (Said::Invalid, OpenErrorKind::BadEndpoint),
+        (Said::Busy, OpenErrorKind::Busy),
+        (Said::Version, OpenErrorKind::RelayUnusable),
+        (Said::Internal, OpenErrorKind::Internal),
     ] {
         let words = Opened::failed(said, 0, "for a reason").opening();
         let guest = Guest::start(move |host| answer(host, words.clone()));
@@ -357,7 +357,7 @@ async fn every_kind_of_refusal_keeps_its_meaning() {
     }
     let unknown = Opened { kind: 99, ..Opened::default() }.opening();
     let guest = Guest::start(move |host| answer(host, unknown.clone()));
-    fails(&guest.endpoint(), DialErrorKind::Internal, "no reason").await;
+    fails(&guest.endpoint(), OpenErrorKind::Internal, "no reason").await;
 }
 
 #[tokio::test]
@@ -517,7 +517,7 @@ async fn requests_that_were_left_at_a_silent_device_do_not_pile_up() {
         }
     }
     for _ in 0..10 {
-        fails(&endpoint, DialErrorKind::Busy, "256 abandoned requests still wait for the multiplexer").await;
+        fails(&endpoint, OpenErrorKind::Busy, "256 abandoned requests still wait for the multiplexer").await;
     }
     assert_eq!(device.seen.connects.load(SeqCst), 256);
     device.is_unharmed();
@@ -536,7 +536,7 @@ async fn more_connections_than_a_device_takes_are_refused_and_not_tried() {
     for _ in 0..1_023 {
         channels.push(reach(&endpoint).await.unwrap());
     }
-    fails(&endpoint, DialErrorKind::Busy, "1023 connections are open").await;
+    fails(&endpoint, OpenErrorKind::Busy, "1023 connections are open").await;
     channels.pop();
     reach(&endpoint).await.unwrap();
     device.is_unharmed();

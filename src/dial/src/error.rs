@@ -67,9 +67,9 @@ impl PodDialError {
     }
 }
 
-impl From<gangplank_channel::DialError> for PodDialError {
-    fn from(error: gangplank_channel::DialError) -> Self {
-        use gangplank_channel::DialErrorKind as Channel;
+impl From<gangplank_channel::OpenError> for PodDialError {
+    fn from(error: gangplank_channel::OpenError) -> Self {
+        use gangplank_channel::OpenErrorKind as Channel;
         let kind = match error.kind {
             Channel::Refused => PodDialErrorKind::Refused,
             Channel::Unreachable => PodDialErrorKind::Unreachable,
@@ -90,10 +90,10 @@ mod tests {
 
     #[test]
     fn failures_of_the_channel_keep_their_kind_and_sentence() {
-        let of = |kind| PodDialError::from(gangplank_channel::DialError::new(kind, "a sentence"));
-        assert_eq!(of(gangplank_channel::DialErrorKind::Refused).kind, PodDialErrorKind::Refused);
-        assert_eq!(of(gangplank_channel::DialErrorKind::RelayNotReady).kind, PodDialErrorKind::Relay);
-        assert_eq!(of(gangplank_channel::DialErrorKind::RelayUnusable).kind, PodDialErrorKind::RelayUnusable);
-        assert_eq!(of(gangplank_channel::DialErrorKind::BadEndpoint).cause, "a sentence");
+        let of = |kind| PodDialError::from(gangplank_channel::OpenError::new(kind, "a sentence"));
+        assert_eq!(of(gangplank_channel::OpenErrorKind::Refused).kind, PodDialErrorKind::Refused);
+        assert_eq!(of(gangplank_channel::OpenErrorKind::RelayNotReady).kind, PodDialErrorKind::Relay);
+        assert_eq!(of(gangplank_channel::OpenErrorKind::RelayUnusable).kind, PodDialErrorKind::RelayUnusable);
+        assert_eq!(of(gangplank_channel::OpenErrorKind::BadEndpoint).cause, "a sentence");
     }
 }

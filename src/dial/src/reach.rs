@@ -178,7 +178,7 @@ async fn probe_relay(relay: RelayAddress<'_>, limit: Duration) -> Result<(), Pod
     let mut open = gangplank_channel::Open::tcp("", limit);
     open.network = gangplank_channel::Network::Unspecified.into();
     match tokio::time::timeout(limit, gangplank_channel::dial(relay, open)).await {
-        Ok(Err(error)) if error.kind == gangplank_channel::DialErrorKind::BadEndpoint => Ok(()),
+        Ok(Err(error)) if error.kind == gangplank_channel::OpenErrorKind::BadEndpoint => Ok(()),
         Ok(Err(error)) => Err(error.into()),
         Ok(Ok(_)) => {
             let cause =

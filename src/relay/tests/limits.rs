@@ -11,7 +11,7 @@ use gangplank_channel::errno::EPROTO;
 use gangplank_channel::frame::{self, Kind};
 use gangplank_channel::open::{self, Opened, Opens};
 use gangplank_channel::preamble::{PREAMBLE_LEN, VERSION};
-use gangplank_channel::{DialErrorKind, Open};
+use gangplank_channel::{Open, OpenErrorKind};
 use gangplank_relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -142,7 +142,7 @@ async fn a_relay_that_is_full_says_so_and_serves_again() {
     let first = guest.dial(port).await;
     let _second = guest.dial(port).await;
     let error = guest.try_dial(&format!(":{port}")).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Busy);
+    assert_eq!(error.kind, OpenErrorKind::Busy);
     assert!(error.cause.contains("2 connections, as many as it may"), "{error}");
     drop(first);
     soon(async { while guest.try_dial(&format!(":{port}")).await.is_err() {} }).await;
@@ -166,7 +166,7 @@ async fn a_port_that_does_not_answer_is_a_dial_that_timed_out() {
     let guest = Guest::start();
     let open = Open::tcp(format!(":{port}"), Duration::from_millis(300));
     let error = soon(gangplank_channel::dial(&guest.endpoint(), open)).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::TimedOut, "{error}");
+    assert_eq!(error.kind, OpenErrorKind::TimedOut, "{error}");
     assert!(error.cause.contains(&format!("no answer within the limit from 127.0.0.1:{port}")), "{error}");
 }
 

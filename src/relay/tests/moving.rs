@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use common::*;
-use gangplank_channel::DialErrorKind;
+use gangplank_channel::OpenErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -151,7 +151,7 @@ async fn a_refused_port_is_reported_and_harms_no_other() {
     let guest = Guest::start();
     let port = unused_port().await;
     let error = guest.try_dial(&format!("localhost:{port}")).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Refused);
+    assert_eq!(error.kind, OpenErrorKind::Refused);
     for part in ["nothing listens", &format!("127.0.0.1:{port} or [::1]:{port}"), "relay.sock"] {
         assert!(error.cause.contains(part), "{error}");
     }
@@ -165,10 +165,10 @@ async fn a_refused_port_is_reported_and_harms_no_other() {
 async fn what_is_not_allowed_or_supported_is_reported() {
     let guest = Guest::start();
     let denied = guest.try_dial("169.254.169.254:80").await.unwrap_err();
-    assert_eq!(denied.kind, DialErrorKind::Denied);
+    assert_eq!(denied.kind, OpenErrorKind::Denied);
     assert!(denied.cause.contains("`loopback only`"), "{denied}");
     let invalid = guest.try_dial("nonsense").await.unwrap_err();
-    assert_eq!(invalid.kind, DialErrorKind::BadEndpoint);
+    assert_eq!(invalid.kind, OpenErrorKind::BadEndpoint);
 }
 
 #[tokio::test]
@@ -363,7 +363,7 @@ async fn a_relay_that_stops_in_mid_transfer_is_an_error_within_a_second() {
     assert!(ended.elapsed() < AT_ONCE, "{:?}", ended.elapsed());
     assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
     let gone = guest.try_dial(":80").await.unwrap_err();
-    assert_eq!(gone.kind, DialErrorKind::RelayNotReady);
+    assert_eq!(gone.kind, OpenErrorKind::RelayNotReady);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::*;
-use gangplank_channel::{DialErrorKind, Open, Ports, dial, dial_datagrams, ports};
+use gangplank_channel::{Open, OpenErrorKind, Ports, dial, dial_datagrams, ports};
 use gangplank_relay::{Config, Containers, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UdpSocket, UnixListener};
@@ -28,7 +28,7 @@ async fn a_rule_decides_and_a_denial_names_it() {
     let rules = vec![Rule::deny(pattern.parse().unwrap())];
     let guest = Guest::start_with(Config { rules, ..Config::default() });
     let error = guest.try_dial(&format!("127.0.0.1:{port}")).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Denied);
+    assert_eq!(error.kind, OpenErrorKind::Denied);
     assert!(error.cause.contains(&format!("rule `deny {pattern}`")), "{error}");
     let other = pod(echo).await;
     guest.dial(other).await;
@@ -56,9 +56,9 @@ async fn a_unix_socket_is_dialled_where_a_rule_allows_it() {
 
     let open = Open::unix(folder.path().join("other.sock").to_str().unwrap(), LIMIT);
     let error = dial(&guest.endpoint(), open).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Refused, "{error}");
+    assert_eq!(error.kind, OpenErrorKind::Refused, "{error}");
     let error = dial(&guest.endpoint(), Open::unix("/run/secret.sock", LIMIT)).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Denied, "{error}");
+    assert_eq!(error.kind, OpenErrorKind::Denied, "{error}");
 }
 
 /// A UDP port that sends every datagram back.
@@ -212,10 +212,10 @@ async fn containers_with_the_same_port_are_each_reached_by_id() {
     assert_eq!(greeting(&guest, "c1", port).await, "one");
     // The relay's own namespace is still this one, where nothing listens.
     let error = guest.try_dial(&format!(":{port}")).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Refused);
+    assert_eq!(error.kind, OpenErrorKind::Refused);
     assert_eq!(own_namespace(), before);
 
-    for (id, kind) in [("c3", DialErrorKind::Unreachable), ("../c1", DialErrorKind::BadEndpoint)] {
+    for (id, kind) in [("c3", OpenErrorKind::Unreachable), ("../c1", OpenErrorKind::BadEndpoint)] {
         let open = Open::tcp(":80", LIMIT).in_container(id);
         let error = dial(&guest.endpoint(), open).await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::*;
 use gangplank_channel::open::{Kind, Opens};
-use gangplank_channel::{DialError, DialErrorKind, Open, RelayAddress, Token, dial, ports};
+use gangplank_channel::{Open, OpenError, OpenErrorKind, RelayAddress, Token, dial, ports};
 use gangplank_relay::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -26,7 +26,7 @@ async fn try_dial(
     guest: &Guest,
     token: Option<&Token>,
     port: u16,
-) -> Result<gangplank_channel::Channel, DialError> {
+) -> Result<gangplank_channel::Channel, OpenError> {
     let endpoint = guest.endpoint();
     let open = Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10));
     soon(dial(RelayAddress { endpoint: &endpoint, token }, open)).await
@@ -44,7 +44,7 @@ async fn with_the_token_everything_works() {
     assert_eq!(got, b"hello");
 
     let error = try_dial(&guest, Some(&ours), unused_port().await).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Refused, "{error}");
+    assert_eq!(error.kind, OpenErrorKind::Refused, "{error}");
     let endpoint = guest.endpoint();
     let listening = ports(RelayAddress { endpoint: &endpoint, token: Some(&ours) }, "").await.unwrap();
     assert!(listening.listening.iter().any(|at| at.address.port() == port));
@@ -55,10 +55,10 @@ async fn without_the_token_nothing_is_dialled() {
     let guest = asking();
     let port = pod(|_| async { panic!("the pod was reached") }).await;
     let error = try_dial(&guest, Some(&token("another guest's token")), port).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Denied);
+    assert_eq!(error.kind, OpenErrorKind::Denied);
     assert!(error.cause.contains("different ones"), "{error}");
     let error = try_dial(&guest, None, port).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::Denied);
+    assert_eq!(error.kind, OpenErrorKind::Denied);
     assert!(error.cause.contains("none is configured"), "{error}");
 }
 
@@ -67,7 +67,7 @@ async fn a_relay_that_does_not_ask_for_the_token_is_not_used() {
     let guest = Guest::start();
     let port = pod(echo).await;
     let error = try_dial(&guest, Some(&token("the token of this guest")), port).await.unwrap_err();
-    assert_eq!(error.kind, DialErrorKind::RelayUnusable);
+    assert_eq!(error.kind, OpenErrorKind::RelayUnusable);
     assert!(error.cause.contains("--token-file"), "{error}");
 }
 

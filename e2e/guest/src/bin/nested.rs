@@ -14,7 +14,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial};
+use gangplank_channel::{Channel, Endpoint, Open, OpenError, OpenErrorKind, dial};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -40,7 +40,7 @@ fn is_ready() {
     assert_eq!(word, "READY");
 }
 
-async fn reach(endpoint: &Endpoint, port: u16) -> Result<Channel, DialError> {
+async fn reach(endpoint: &Endpoint, port: u16) -> Result<Channel, OpenError> {
     soon(dial(endpoint, Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(20)))).await
 }
 
@@ -119,7 +119,7 @@ async fn save_and_restore(endpoint: &Endpoint, http: u16, echo: u16) {
     }
     let asked = Instant::now();
     let nobody = reach(endpoint, echo).await.unwrap_err();
-    assert_eq!(nobody.kind, DialErrorKind::RelayNotReady, "{nobody}");
+    assert_eq!(nobody.kind, OpenErrorKind::RelayNotReady, "{nobody}");
     println!("nested: as it should be, a dial meanwhile, after {:?}: {nobody}", asked.elapsed());
 
     println!("nested: restore the guest");
@@ -147,10 +147,10 @@ async fn main() {
     }
     println!("nested: 50 connections in turn");
     let refused = reach(&endpoint, 1).await.unwrap_err();
-    assert_eq!(refused.kind, DialErrorKind::Refused, "{refused}");
+    assert_eq!(refused.kind, OpenErrorKind::Refused, "{refused}");
     println!("nested: as it should be: {refused}");
     let nobody = reach(&Endpoint::Vsock { cid: 4_711, port: 1024 }, port).await.unwrap_err();
-    assert_eq!(nobody.kind, DialErrorKind::RelayNotReady, "{nobody}");
+    assert_eq!(nobody.kind, OpenErrorKind::RelayNotReady, "{nobody}");
     println!("nested: as it should be: {nobody}");
 
     save_and_restore(&endpoint, http, port).await;

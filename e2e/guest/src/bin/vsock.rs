@@ -10,7 +10,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use gangplank_channel::{Channel, DialError, DialErrorKind, Endpoint, Open, dial, ports};
+use gangplank_channel::{Channel, Endpoint, Open, OpenError, OpenErrorKind, dial, ports};
 use gangplank_relay::{Config, Listen, Stopper};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,12 +29,12 @@ fn start(port: u32, config: Config) -> Stopper {
     start_confined(Listen::Vsock { port }, config).0
 }
 
-async fn reach(vsock: u32, port: u16) -> Result<Channel, DialError> {
+async fn reach(vsock: u32, port: u16) -> Result<Channel, OpenError> {
     let endpoint = Endpoint::Vsock { cid: SELF, port: vsock };
     soon(dial(&endpoint, Open::tcp(format!("127.0.0.1:{port}"), Duration::from_secs(10)))).await
 }
 
-async fn fails(vsock: u32, port: u16, kind: DialErrorKind) {
+async fn fails(vsock: u32, port: u16, kind: OpenErrorKind) {
     let error = reach(vsock, port).await.unwrap_err();
     assert_eq!(error.kind, kind, "{error}");
     println!("vsock: as it should be: {error}");
@@ -120,7 +120,7 @@ async fn a_relay_that_ends_is_noticed(stopper: &Stopper) {
     let error = soon(channel.read(&mut [0])).await.unwrap_err();
     println!("vsock: as it should be: {error}");
     assert!(error.to_string().contains("the relay in the guest is stopping"), "{error}");
-    fails(1023, port, DialErrorKind::RelayNotReady).await;
+    fails(1023, port, OpenErrorKind::RelayNotReady).await;
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -134,11 +134,11 @@ async fn main() {
     let port = pod(echo).await;
     let listening = ports(&Endpoint::Vsock { cid: SELF, port: 1023 }, "").await.unwrap();
     assert!(listening.listening.iter().any(|at| at.address.port() == port), "{listening:?}");
-    fails(1023, unused_port().await, DialErrorKind::Refused).await;
+    fails(1023, unused_port().await, OpenErrorKind::Refused).await;
     // Nothing listens there.
-    fails(1027, port, DialErrorKind::RelayNotReady).await;
+    fails(1027, port, OpenErrorKind::RelayNotReady).await;
     // This relay serves only the host, which is not this machine.
-    fails(1026, port, DialErrorKind::RelayNotReady).await;
+    fails(1026, port, OpenErrorKind::RelayNotReady).await;
     a_dial_in_the_backlog_of_a_relay_that_restarts_is_served().await;
     a_relay_that_ends_is_noticed(&stopper).await;
     println!("vsock: all is well");

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::net::RecvFlags;
 
-use super::error::{DialError, DialErrorKind, Failure};
+use super::error::{Failure, OpenError, OpenErrorKind};
 use super::raw::{read, write_all};
 use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
@@ -20,7 +20,7 @@ pub(super) async fn ask(
         let cause = format!(
             "{endpoint}: the connection broke before the relay answered ({error}); is the relay running?"
         );
-        DialError::new(DialErrorKind::RelayNotReady, cause)
+        OpenError::new(OpenErrorKind::RelayNotReady, cause)
     };
     // A request that does not go out as a whole is not served.
     write_all(descriptor, &open.opening()).await.map_err(|error| Failure::NotServed(broken(error)))?;
@@ -41,7 +41,7 @@ pub(super) async fn ask(
             Ok(Some(opened)) => return Ok(opened),
             Err(error) => {
                 let cause = format!("{endpoint}: the peer is not a usable relay: {error}");
-                return Err(DialError::new(DialErrorKind::RelayUnusable, cause).into());
+                return Err(OpenError::new(OpenErrorKind::RelayUnusable, cause).into());
             }
         }
     }

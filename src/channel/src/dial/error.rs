@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-/// Why no channel came to be.
+/// Why a channel could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
-pub struct DialError {
+pub struct OpenError {
     /// Which kind of failure.
-    pub kind: DialErrorKind,
-    /// One sentence: what was tried, where, what came of it, and where it helps, what to do next.
+    pub kind: OpenErrorKind,
+    /// One sentence: what was tried, where, the outcome, and where it helps, what to do next.
     pub cause: String,
 }
 
 /// Kinds of failed dials, and whose fault each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum DialErrorKind {
+pub enum OpenErrorKind {
     /// The pod: nothing listens at the address.
     Refused,
     /// The pod: no route to the address, or its network is down.
@@ -26,19 +26,19 @@ pub enum DialErrorKind {
     Denied,
     /// The guest, this once: its relay was not reached or did not answer. The next dial may work.
     RelayNotReady,
-    /// The load: the device or the relay has as many connections as it may, or too many requests wait for an
+    /// The load: the device or the relay has all the connections that it may have, or too many requests wait for an
     /// answer. A later dial may work.
     Busy,
-    /// The guest, for good: what answers is no relay or one of another version. Every further dial would
+    /// The guest, for good: the peer is not a relay, or is one of another version. Every further dial would
     /// fail until it is replaced.
     RelayUnusable,
-    /// The caller: the endpoint or the request makes no sense, or asks for what the relay does not serve.
+    /// The caller: the endpoint or the request is malformed, or the relay does not support it.
     BadEndpoint,
     /// This machine or the guest's: descriptors, memory, or a fault of ours.
     Internal,
 }
 
-impl DialErrorKind {
+impl OpenErrorKind {
     /// A short stable name, for logs and counters.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,15 +55,15 @@ impl DialErrorKind {
     }
 }
 
-impl fmt::Display for DialErrorKind {
+impl fmt::Display for OpenErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl DialError {
+impl OpenError {
     /// A failure of this kind with its sentence.
-    pub fn new(kind: DialErrorKind, cause: impl Into<String>) -> Self {
+    pub fn new(kind: OpenErrorKind, cause: impl Into<String>) -> Self {
         Self { kind, cause: cause.into() }
     }
 }
@@ -72,18 +72,18 @@ impl DialError {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The connection ended before the relay's preamble, so that nothing was dialled and another try does no harm.
-    NotServed(DialError),
+    NotServed(OpenError),
     /// Anything else.
-    Final(DialError),
+    Final(OpenError),
 }
 
-impl From<DialError> for Failure {
-    fn from(error: DialError) -> Self {
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
         Self::Final(error)
     }
 }
 
-impl From<Failure> for DialError {
+impl From<Failure> for OpenError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::NotServed(error) | Failure::Final(error) => error,

@@ -17,7 +17,7 @@ use rustix::net::RecvFlags;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::error::{DialError, DialErrorKind};
+use super::error::{OpenError, OpenErrorKind};
 use super::raw::{read, write};
 use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
@@ -36,8 +36,8 @@ pub(super) async fn handshake(
     endpoint: &Endpoint,
     port: u32,
     permit: Permit,
-) -> Result<(Descriptor, Permit), DialError> {
-    let not_ready = |cause| DialError::new(DialErrorKind::RelayNotReady, format!("{endpoint}: {cause}"));
+) -> Result<(Descriptor, Permit), OpenError> {
+    let not_ready = |cause| OpenError::new(OpenErrorKind::RelayNotReady, format!("{endpoint}: {cause}"));
     let line = format!("CONNECT {port}\n");
     // The socket is fresh, so that the line fits; not awaiting is what makes it one write, at once.
     match write(&descriptor, line.as_bytes()) {
@@ -57,7 +57,7 @@ pub(super) async fn handshake(
                 "{endpoint}: no hybrid vsock socket: it answers {:?}",
                 String::from_utf8_lossy(&line)
             );
-            Err(DialError::new(DialErrorKind::RelayUnusable, cause))
+            Err(OpenError::new(OpenErrorKind::RelayUnusable, cause))
         }
         (Err(error), _) => Err(not_ready(format!("the multiplexer left instead of an answer ({error})"))),
     }

@@ -1,7 +1,7 @@
 //! Asking a relay, with the mutual proof of a token if there is one.
 
 use super::ask::ask;
-use super::error::{DialError, DialErrorKind, Failure};
+use super::error::{Failure, OpenError, OpenErrorKind};
 use crate::descriptor::Descriptor;
 use crate::endpoint::Endpoint;
 use crate::open::{Open, Outcome, Refusal, RefusalKind};
@@ -23,12 +23,12 @@ pub(super) async fn ask_with_proof(
         (Some(_), outcome) if !is_refused(&outcome, RefusalKind::Version) => {
             let cause =
                 format!("{endpoint}: the relay does not ask for the token; start it with --token-file");
-            Err(DialError::new(DialErrorKind::RelayUnusable, cause).into())
+            Err(OpenError::new(OpenErrorKind::RelayUnusable, cause).into())
         }
         (None, Outcome::ProofAsked { .. }) => {
             let cause =
                 format!("{endpoint}: the relay asks for proof of a token, and none is configured for it");
-            Err(DialError::new(DialErrorKind::Denied, cause).into())
+            Err(OpenError::new(OpenErrorKind::Denied, cause).into())
         }
         (_, outcome) => Ok(outcome),
     }
@@ -44,14 +44,14 @@ async fn prove(
     token: &Token,
     open: &Open,
     challenge: &[u8],
-) -> Result<Outcome, DialError> {
+) -> Result<Outcome, OpenError> {
     let unusable =
-        |what| DialError::new(DialErrorKind::RelayUnusable, format!("{endpoint}: the relay {what}"));
+        |what| OpenError::new(OpenErrorKind::RelayUnusable, format!("{endpoint}: the relay {what}"));
     if challenge.len() != NONCE_LEN {
         return Err(unusable("asks for proof of a token without a nonce"));
     }
     let nonce = token::nonce().map_err(|error| {
-        DialError::new(DialErrorKind::Internal, format!("this machine gives no random bytes ({error})"))
+        OpenError::new(OpenErrorKind::Internal, format!("this machine has no random bytes ({error})"))
     })?;
     let opened = ask(descriptor, endpoint, &token.prove(open, challenge, &nonce)).await?;
     let is_proved = token.is_proved_by_answer(&opened, challenge, &nonce);
@@ -60,6 +60,6 @@ async fn prove(
     if is_proved || is_refused(&outcome, RefusalKind::Denied) {
         Ok(outcome)
     } else {
-        Err(unusable("does not prove the token: it has another one, or is none of ours"))
+        Err(unusable("does not prove the token: it has another token, or is not ours"))
     }
 }

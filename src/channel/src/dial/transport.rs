@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio_vsock::{VsockAddr, VsockStream};
 
-use super::error::{DialError, DialErrorKind};
+use super::error::{OpenError, OpenErrorKind};
 use crate::descriptor::{Descriptor, watch_reading};
 use crate::endpoint::Endpoint;
 
@@ -16,35 +16,35 @@ use crate::endpoint::Endpoint;
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// Connects; nothing was sent or read yet.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Descriptor, DialError> {
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Descriptor, OpenError> {
     let connected = match endpoint {
         Endpoint::Hybrid { path, .. } | Endpoint::Unix { path } => connect_unix(path).await,
         Endpoint::Vsock { cid, port } => connect_vsock(*cid, *port).await,
     };
     connected.map_err(|error| {
         let (kind, hint) = explain(&error);
-        DialError::new(kind, format!("{endpoint}: cannot connect ({error}); {hint}"))
+        OpenError::new(kind, format!("{endpoint}: cannot connect ({error}); {hint}"))
     })
 }
 
-fn explain(error: &io::Error) -> (DialErrorKind, &'static str) {
+fn explain(error: &io::Error) -> (OpenErrorKind, &'static str) {
     use io::ErrorKind as Io;
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
     match (error.kind(), error.raw_os_error()) {
-        (Io::NotFound, _) => (DialErrorKind::RelayNotReady, "the socket is not there: is the VM running?"),
+        (Io::NotFound, _) => (OpenErrorKind::RelayNotReady, "the socket is not there: is the VM running?"),
         (Io::ConnectionRefused, _) => {
-            (DialErrorKind::RelayNotReady, "nobody listens there: is the VM running?")
+            (OpenErrorKind::RelayNotReady, "nobody listens there: is the VM running?")
         }
-        (Io::ConnectionReset, _) => (DialErrorKind::RelayNotReady, "is the relay running in the guest?"),
-        (Io::PermissionDenied, _) => (DialErrorKind::Internal, "this program may not use the socket"),
+        (Io::ConnectionReset, _) => (OpenErrorKind::RelayNotReady, "is the relay running in the guest?"),
+        (Io::PermissionDenied, _) => (OpenErrorKind::Internal, "this program may not use the socket"),
         (Io::OutOfMemory, _) | (_, Some(EMFILE | ENFILE)) => {
-            (DialErrorKind::Internal, "raise this program's limits")
+            (OpenErrorKind::Internal, "raise this program's limits")
         }
         (Io::Unsupported, _) => {
-            (DialErrorKind::Internal, "this machine has no vsock: load its kernel module")
+            (OpenErrorKind::Internal, "this machine has no vsock: load its kernel module")
         }
-        _ => (DialErrorKind::RelayNotReady, "are VM and relay running?"),
+        _ => (OpenErrorKind::RelayNotReady, "are VM and relay running?"),
     }
 }
 

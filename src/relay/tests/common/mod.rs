@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangplank_channel::open::{Opened, Opening};
-use gangplank_channel::{Channel, DialError, Endpoint, Open, dial};
+use gangplank_channel::{Channel, Endpoint, Open, OpenError, dial};
 use gangplank_relay::{Config, Listen, Relay, Stopper, seccomp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -50,7 +50,7 @@ impl Guest {
         self.try_dial(&format!("127.0.0.1:{port}")).await.unwrap()
     }
 
-    pub async fn try_dial(&self, address: &str) -> Result<Channel, DialError> {
+    pub async fn try_dial(&self, address: &str) -> Result<Channel, OpenError> {
         dial(&self.endpoint(), Open::tcp(address, Duration::from_secs(10))).await
     }
 
