@@ -64,6 +64,9 @@ pub(crate) struct Daemon {
     fronts: TaskTracker,
     /// Those that JSON-RPC calls have given.
     streams: Option<TaskTracker>,
+    /// Ends everything that opens sessions; a child of `stop`.
+    closing: CancellationToken,
+    /// Ends the rest: CRI, which the kubelet must never miss, and what follows the runtime and the guests.
     stop: CancellationToken,
     addresses: Addresses,
 }
@@ -163,6 +166,7 @@ impl Daemon {
             .within(&config.dial.rules());
         let streaming = Server::new(settings, dialer.clone());
         let (stop, fronts, mut streams) = (CancellationToken::new(), TaskTracker::new(), None);
+        let closing = stop.child_token();
 
         let listeners = Listeners::bind(config).await?;
         let addresses = listeners.addresses(config);
@@ -180,13 +184,13 @@ impl Daemon {
         fronts.spawn(front.serve(cri, stop.clone()));
         if let Some((listener, _)) = kube_api {
             let front = kube_api::Front::new(Arc::clone(&pods), streaming.clone());
-            fronts.spawn(front.serve(listener, stop.clone()));
+            fronts.spawn(front.serve(listener, closing.clone()));
         }
         if let (Some(socket), Some(JsonRpc { uids, .. })) = (jsonrpc, &config.jsonrpc) {
             let (pods, accounts) = (Arc::clone(&pods), accounts.clone());
             let front = jsonrpc::Front::new(pods, dialer, streaming.clone(), accounts, uids);
             streams = Some(front.streams());
-            fronts.spawn(front.serve(socket, stop.clone()));
+            fronts.spawn(front.serve(socket, closing.clone()));
         }
         if let Some((listener, _)) = metrics {
             let page =
@@ -194,11 +198,11 @@ impl Daemon {
             fronts.spawn(page.serve(listener, stop.clone()));
         }
         let sessions = tokio::spawn({
-            let (streaming, stop) = (streaming.clone(), stop.clone());
-            async move { streaming.serve(listener, stop).await }
+            let (streaming, closing) = (streaming.clone(), closing.clone());
+            async move { streaming.serve(listener, closing).await }
         });
         addresses.log(pods.all().len());
-        Ok(Self { streaming, sessions, fronts, streams, stop, addresses })
+        Ok(Self { streaming, sessions, fronts, streams, closing, stop, addresses })
     }
 
     /// Where it listens.
@@ -214,11 +218,11 @@ impl Daemon {
         }
     }
 
-    /// Refuses new sessions, and lets those that live go on for `grace` before it ends them.
+    /// Refuses new sessions, and lets open ones go on for `grace` before it ends them.
     ///
-    /// The sockets are free at once, so that a successor can start.
+    /// CRI is served until the last session has ended: a kubelet takes a runtime that is silent for 30 s for dead.
     pub(crate) async fn shut_down(self, grace: Duration) -> Drained {
-        self.stop.cancel();
+        self.closing.cancel();
         let streams = async {
             // Its front has ended, or is about to: no stream comes any more.
             if let Some(streams) = &self.streams {
@@ -227,6 +231,7 @@ impl Daemon {
             }
         };
         let (drained, ()) = tokio::join!(self.streaming.drain(grace), streams);
+        self.stop.cancel();
         self.fronts.close();
         // Whoever is still in the middle of a call then will see its connection close.
         let _ = tokio::time::timeout(LAST_CALLS, self.fronts.wait()).await;

@@ -7,9 +7,11 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
-use common::{Daemon, complaint, connect, echo, echoes, eventually, gangplank, here, serve, socket_in};
+use common::{Daemon, complaint, connect, cri, echo, echoes, eventually, gangplank, here, serve, socket_in};
+use k8s_api::cri::{VersionRequest, VersionResponse, method};
 use rustix::process::Signal;
 use serde_json::Value;
+use tonic::Code;
 
 #[test]
 fn a_wrong_key_is_one_sentence_with_file_line_and_alternatives() {
@@ -61,18 +63,25 @@ fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
     assert!(!socket_in(folder.path()).exists());
 }
 
-#[test]
-fn sigterm_lets_a_session_finish_and_refuses_new_ones() {
+/// A kubelet takes a runtime that does not answer for 30 s for dead, so CRI must not go before the last session.
+#[tokio::test]
+async fn sigterm_lets_a_session_finish_and_refuses_new_ones_while_cri_answers() {
     let port = echo();
     let mut daemon = Daemon::start(&[here("abc", "demo")], "");
     let (client, address) = daemon.forward_by_cri("demo", port);
     let mut connection = connect(address);
     echoes(&mut connection, "before");
+    let mut kubelet = cri::Client::of(&daemon.socket()).await;
 
     daemon.process.signal(Signal::TERM);
     daemon.process.line_with("shutting down");
-    eventually("CRI is closed", || !daemon.answers());
     eventually("the streaming server is closed", || std::net::TcpStream::connect(daemon.streaming).is_err());
+    let (code, why) = kubelet.refuses("abc", &[]).await;
+    assert_eq!(code, Code::Unavailable, "{why}");
+    assert!(why.contains("shutting down"), "{why}");
+    let mut late = cri::Client::of(&daemon.socket()).await;
+    let version: VersionResponse = late.call(method::VERSION, VersionRequest::default()).await.unwrap();
+    assert_eq!(version.runtime_name, "gangplank");
     echoes(&mut connection, "after");
     assert!(daemon.process.lives());
 
@@ -80,7 +89,9 @@ fn sigterm_lets_a_session_finish_and_refuses_new_ones() {
     assert_eq!(client.ends().code(), Some(0));
     let drained: Value = serde_json::from_str(&daemon.process.line_with("drained")).unwrap();
     assert_eq!((&drained["finished"], &drained["ended"]), (&1.into(), &0.into()));
+    let socket = daemon.socket();
     assert_eq!(daemon.process.ends().code(), Some(0));
+    assert!(!socket.exists(), "CRI is closed with the last session");
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub enum TokenError {
     /// More ports than a WebSocket session has channels for. gRPC's InvalidArgument.
     #[error("{0} ports are more than the {max} that one request may name", max = MAX_PORTS)]
     TooManyPorts(usize),
+    /// The server drains: it takes no new sessions. gRPC's Unavailable.
+    #[error("this server is shutting down; try again when it is back")]
+    ShuttingDown,
     /// The machine gives no random bytes.
     #[error("the system's random source failed: {0}")]
     NoRandomness(String),

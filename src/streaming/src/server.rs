@@ -145,8 +145,12 @@ impl<D: Dial> Server<D> {
     ///
     /// # Errors
     ///
-    /// [`TokenError`]: too many tokens wait to be used, the ports are none, or the system gives no random bytes.
+    /// [`TokenError`]: too many tokens wait to be used, a port is invalid, the server drains, or the system gives no random
+    /// bytes.
     pub fn url(&self, base: &str, sandbox: &str, ports: &[i32]) -> Result<String, TokenError> {
+        if self.inner.sessions().draining {
+            return Err(TokenError::ShuttingDown);
+        }
         let token = self.inner.tokens.insert(sandbox, ports)?;
         Ok(format!("{}/portforward/{token}", base.trim_end_matches('/')))
     }

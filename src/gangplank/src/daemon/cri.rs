@@ -154,6 +154,7 @@ fn no_token(error: TokenError) -> Status {
     let code = match error {
         TokenError::Full => Code::ResourceExhausted,
         TokenError::BadPort(_) | TokenError::TooManyPorts(_) => Code::InvalidArgument,
+        TokenError::ShuttingDown => Code::Unavailable,
         TokenError::NoRandomness(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
