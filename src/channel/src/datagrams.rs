@@ -24,7 +24,7 @@ const READ: usize = 64 << 10;
 ///   so that one task can wait for either.
 /// - The relay ends the association after a time without a datagram (60 s by default) and when the port refuses.
 /// - A guest that says nothing at all, although something was sent to it, is asked after 10 s and given up after 20 to
-///   30 s with [`ErrorKind::TimedOut`], as long as somebody waits in one of the two.
+///   30 s with [`ErrorKind::TimedOut`], as long as a caller waits in one of the two.
 /// - Dropping it ends it.
 #[derive(Debug)]
 pub struct Datagrams {

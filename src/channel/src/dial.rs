@@ -30,9 +30,9 @@ pub use ports::Ports;
 
 use error::Failure;
 
-/// Time for the way to the relay and back, beyond what the request allows for the dial in the guest. Hybrid
-/// multiplexers give a connection request 2 s themselves.
-const WAY: Duration = Duration::from_secs(3);
+/// Time to reach the relay and get its answer, beyond what the request allows for the dial in the guest. Hybrid
+/// multiplexers themselves allow 2 s for a connection request.
+const REACH: Duration = Duration::from_secs(3);
 
 /// Tries of a dial, all within its time limit, while the relay's preamble does not come: the connection then ended in
 /// the relay's backlog, as when the relay is restarted, and was not served.
@@ -44,15 +44,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Time for the relay to look up what listens.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
-/// Answers asked for, one after the other, of what listens: each has some 60 ports at least, so this is more than
-/// [`Ports::MOST`] take.
+/// The most requests for one list of what listens. An answer that is cut has at least 60 ports, so these are enough for
+/// [`Ports::MOST`].
 const LOOK_UPS: usize = 20;
 
 /// Reaches the relay at an endpoint and lets it dial what `open` names.
 ///
 /// Takes at most the request's time limit and three seconds for the relay, with up to five tries while no relay has
 /// accepted the connection: a pod is dialled once at most. May be dropped at any time: a hybrid
-/// handshake that has begun is then finished in the background, since a device may die of its being cut off.
+/// handshake that has begun is then finished in the background, since some devices die if it is cut off.
 /// Must be called within a tokio runtime.
 ///
 /// # Errors
@@ -106,7 +106,7 @@ struct Reached {
 
 /// Tries until the relay has served the request, or has begun to.
 async fn reach(relay: RelayAddress<'_>, open: Open) -> Result<Reached, OpenError> {
-    let deadline = Instant::now() + open.timeout() + WAY;
+    let deadline = Instant::now() + open.timeout() + REACH;
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
         match try_to_reach(relay, &open, deadline).await {
@@ -132,7 +132,7 @@ async fn try_to_reach(relay: RelayAddress<'_>, open: &Open, deadline: Instant) -
     }
 }
 
-/// A connection to the relay on which nothing was said yet.
+/// A connection to the relay on which nothing has been sent yet.
 async fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<(Descriptor, Option<Permit>), OpenError> {
     let connecting = transport::connect(endpoint);
     let Endpoint::Hybrid { path, port } = endpoint else {
@@ -160,7 +160,7 @@ async fn within<T, E: From<OpenError>>(
     })
 }
 
-/// The relay's refusal, as ours.
+/// The relay's refusal as an error of the host's.
 fn failed(endpoint: &Endpoint, open: &Open, refusal: &Refusal) -> OpenError {
     let kind = match refusal.kind {
         RefusalKind::Refused => OpenErrorKind::Refused,
@@ -174,7 +174,7 @@ fn failed(endpoint: &Endpoint, open: &Open, refusal: &Refusal) -> OpenError {
     };
     let text = if refusal.text.is_empty() { "the relay gives no reason" } else { &refusal.text };
     let cause = match open.network() {
-        Network::Listening => format!("the relay at {endpoint} could not tell what listens: {text}"),
+        Network::Listening => format!("the relay at {endpoint} could not list what listens: {text}"),
         _ => format!("{}: the relay at {endpoint} could not dial it: {text}", open.address),
     };
     OpenError::new(kind, cause)

@@ -312,5 +312,5 @@ async fn the_relay_lists_what_listens_in_each_namespace() {
     assert_eq!(named.listening[0].process, "python3");
 
     let error = ports(&guest.endpoint(), "c2").await.unwrap_err();
-    assert!(error.cause.contains("could not tell what listens") && error.cause.contains("`c2`"), "{error}");
+    assert!(error.cause.contains("could not list what listens") && error.cause.contains("`c2`"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Bytes that count as sent and are not: control frames, or the rest of a DATA header.
+//! Bytes that count as sent but are not out yet: control frames, or the rest of a DATA header.
 
 use crate::link::MAX_CONTROL;
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A guest owes a word when something was sent after its last one, or a writer waits for it. It is asked with PING
-//! where it says nothing by itself, and a relay that lives answers at once. An idle channel owes nothing, so that it
-//! has no timer and costs the guest nothing.
+//! if it says nothing by itself, and a live relay answers at once. On an idle channel nothing is owed, so that it has no
+//! timer and costs the guest nothing.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ pub(super) struct Silence {
     /// Whether there was a word since the timer was set.
     was_heard: bool,
     is_asked: bool,
-    /// None while nothing is owed, or nobody has waited yet since.
+    /// None while nothing is owed, or no caller has waited since.
     timer: Option<Box<Timer>>,
 }
 
@@ -41,7 +41,7 @@ struct Timer {
     waiting: Waiting,
 }
 
-/// What is to be done about a silent guest.
+/// What to do about a silent guest.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Ask,
@@ -49,7 +49,7 @@ pub(super) enum Verdict {
 }
 
 impl Silence {
-    /// Something was sent, or somebody waits for the guest.
+    /// Something was sent, or a caller waits for the guest.
     pub(super) fn owe(&mut self) {
         self.is_owed = true;
     }
@@ -61,7 +61,7 @@ impl Silence {
         self.was_heard = true;
     }
 
-    /// Looks at the time on behalf of somebody who waits for the guest, and wakes them when there is something to do.
+    /// Checks the time for a caller that waits for the guest, and wakes it when there is something to do.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, role: Role) -> Poll<Verdict> {
         loop {
             if self.timer.is_none() {

@@ -111,13 +111,13 @@ impl Socket {
         let _ = send(self.descriptor.get_ref(), parts);
     }
 
-    /// A reader that waits finds something elsewhere.
+    /// Wakes a waiting reader: a writer has read payload for it.
     pub(crate) fn wake_reader(&mut self) {
         wake(&mut self.readable.reader);
         wake(&mut self.writable.reader);
     }
 
-    /// The channel has failed: nobody needs to wait.
+    /// The channel has failed: neither user needs to wait.
     pub(crate) fn wake_all(&mut self) {
         self.readable.wake_all();
         self.writable.wake_all();
@@ -129,7 +129,7 @@ fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
     rustix::net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }
 
-/// Who waits for one direction.
+/// The tasks that wait for one direction.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     reader: Option<Waker>,
