@@ -1,4 +1,9 @@
-//! The daemon: its parts put together, from start to shutdown.
+//! The daemon: puts its parts together and runs them, from start to shutdown.
+//!
+//! ```text
+//! Daemon::start ──► serving ──signal──► shut_down: no new sessions, the open ones drain for `grace`, CRI last ──► ended
+//!                                           └── a second signal ends it at once ─────────────────────────────────►┘
+//! ```
 
 pub(crate) mod config;
 pub(crate) mod connections;
@@ -24,36 +29,36 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::config::{Config, ConfigError, JsonRpc, SocketMode};
+use self::config::{Config, ConfigError, JsonRpcSection, SocketMode};
 use self::connections::Accounts;
 use self::dial::Dialer;
-use self::metrics::Page;
+use self::metrics::MetricsPage;
 use self::pods::{Registry, Source};
 use self::runtime::Runtime;
-use crate::listen::{self, ListenError, UnixSocket};
+use crate::listen::{self, BindError, UnixSocket};
 use crate::signals::Signals;
 use crate::unix_url::UnixUrl;
 
-/// How long the fronts may take for calls under way when everything else has ended.
-const LAST_CALLS: Duration = Duration::from_secs(1);
+/// How long pending calls may take once everything else has ended.
+const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the daemon does not run.
+/// Why the daemon cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
     /// Its configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The files for TLS are no good.
+    /// The TLS files are not usable.
     #[error("streaming.tls: {0}")]
     Tls(#[from] gangplank_streaming::TlsError),
     /// It cannot listen.
     #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The system refuses something else.
-    #[error("cannot start: {0}; see the limits of this process, and whether /proc is there")]
+    Listen(#[from] BindError),
+    /// The system refuses something else that the daemon needs.
+    #[error("cannot start: {0}; check the limits of this process, and that /proc is mounted")]
     System(#[from] io::Error),
-    /// The streaming server gave up.
-    #[error("the streaming server has ended: {0}; start gangplank again")]
+    /// The streaming server ended without being told to.
+    #[error("the streaming server ended unexpectedly: {0}; restart gangplank")]
     Streaming(io::Error),
 }
 
@@ -62,7 +67,7 @@ pub(crate) struct Daemon {
     streaming: Server<Dialer>,
     sessions: JoinHandle<()>,
     fronts: TaskTracker,
-    /// Those that JSON-RPC calls have given.
+    /// The streams that JSON-RPC calls have opened.
     streams: Option<TaskTracker>,
     /// Ends everything that opens sessions; a child of `stop`.
     closing: CancellationToken,
@@ -78,15 +83,15 @@ pub(crate) struct Addresses {
     pub(crate) cri: UnixUrl,
     /// The streaming server.
     pub(crate) streaming: SocketAddr,
-    /// The Kubernetes API, if it is served.
+    /// The Kubernetes API, if enabled.
     pub(crate) kube_api: Option<SocketAddr>,
-    /// JSON-RPC, if it is served.
+    /// JSON-RPC, if enabled.
     pub(crate) jsonrpc: Option<UnixUrl>,
-    /// Metrics, if they are shown.
+    /// Metrics, if enabled.
     pub(crate) metrics: Option<SocketAddr>,
 }
 
-/// Everything that listens, before anything serves.
+/// All listeners. They are bound before anything is served, so that a start that fails has served nothing.
 struct Listeners {
     streaming: (TcpListener, SocketAddr),
     kube_api: Option<(TcpListener, SocketAddr)>,
@@ -96,7 +101,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, ListenError> {
+    async fn bind(config: &Config) -> Result<Self, BindError> {
         let unix = |listen: &UnixUrl, mode: SocketMode| UnixSocket::bind(listen.path(), mode.0);
         Ok(Self {
             streaming: listen::tcp(config.streaming.listen).await?,
@@ -118,17 +123,17 @@ impl Listeners {
     }
 }
 
-async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, ListenError> {
+async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
     match address {
         Some(address) => listen::tcp(address).await.map(Some),
         None => Ok(None),
     }
 }
 
-/// Runs until a signal asks to end, and then until the sessions have ended.
+/// Runs until a signal, and then until the open sessions have ended.
 ///
 /// # Errors
-/// When the daemon cannot start, or cannot go on.
+/// If the daemon cannot start, or cannot go on.
 pub(crate) async fn serve(file: &Path) -> Result<(), DaemonError> {
     let config = Config::load(file)?;
     logs::start(&config.log);
@@ -141,21 +146,25 @@ pub(crate) async fn serve(file: &Path) -> Result<(), DaemonError> {
         gave_up = daemon.gave_up() => return Err(gave_up),
     };
     let grace = config.shutdown.grace.0;
-    tracing::info!(signal, ?grace, "shutting down: no new sessions; a second signal ends at once");
+    tracing::info!(
+        signal,
+        ?grace,
+        "shutting down: no new sessions are accepted; a second signal ends the daemon at once"
+    );
     tokio::select! {
         Drained { finished, ended } = daemon.shut_down(grace) => {
-            tracing::info!(finished, ended, "drained: sessions that finished by themselves and that were ended");
+            tracing::info!(finished, ended, "drained: how many sessions finished by themselves, and how many were ended");
         }
-        signal = signals.next() => tracing::warn!(signal, "ended at once, with the sessions that were left"),
+        signal = signals.next() => tracing::warn!(signal, "ended at once, with all open sessions"),
     }
     Ok(())
 }
 
 impl Daemon {
-    /// Listens and serves, all of it or nothing.
+    /// Binds all listeners and serves them, or none.
     ///
     /// # Errors
-    /// When an address is in use or the system refuses something.
+    /// If an address is in use, or the system refuses something.
     pub(crate) async fn start(config: &Config) -> Result<Self, DaemonError> {
         let pods = Arc::new(registry(config));
         let settings = config.streaming_server()?;
@@ -183,18 +192,21 @@ impl Daemon {
         }
         fronts.spawn(front.serve(cri, stop.clone()));
         if let Some((listener, _)) = kube_api {
-            let front = kube_api::Front::new(Arc::clone(&pods), streaming.clone());
+            let front = kube_api::KubeApiFront::new(Arc::clone(&pods), streaming.clone());
             fronts.spawn(front.serve(listener, closing.clone()));
         }
-        if let (Some(socket), Some(JsonRpc { uids, .. })) = (jsonrpc, &config.jsonrpc) {
+        if let (Some(socket), Some(JsonRpcSection { uids, .. })) = (jsonrpc, &config.jsonrpc) {
             let (pods, accounts) = (Arc::clone(&pods), accounts.clone());
-            let front = jsonrpc::Front::new(pods, dialer, streaming.clone(), accounts, uids);
+            let front = jsonrpc::JsonRpcFront::new(pods, dialer, streaming.clone(), accounts, uids);
             streams = Some(front.streams());
             fronts.spawn(front.serve(socket, closing.clone()));
         }
         if let Some((listener, _)) = metrics {
-            let page =
-                Page { metrics: accounts.metrics, streaming: streaming.clone(), pods: Arc::clone(&pods) };
+            let page = MetricsPage {
+                metrics: accounts.metrics,
+                streaming: streaming.clone(),
+                pods: Arc::clone(&pods),
+            };
             fronts.spawn(page.serve(listener, stop.clone()));
         }
         let sessions = tokio::spawn({
@@ -205,15 +217,15 @@ impl Daemon {
         Ok(Self { streaming, sessions, fronts, streams, closing, stop, addresses })
     }
 
-    /// Where it listens.
+    /// Where the daemon listens.
     pub(crate) fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Ends only if the streaming server gives up by itself.
+    /// Resolves only if the streaming server ends by itself.
     async fn gave_up(&mut self) -> DaemonError {
         match (&mut self.sessions).await {
-            Ok(()) => DaemonError::Streaming(io::Error::other("it was not asked to")),
+            Ok(()) => DaemonError::Streaming(io::Error::other("nothing told it to")),
             Err(panic) => DaemonError::Streaming(io::Error::other(panic)),
         }
     }
@@ -224,7 +236,7 @@ impl Daemon {
     pub(crate) async fn shut_down(self, grace: Duration) -> Drained {
         self.closing.cancel();
         let streams = async {
-            // Its front has ended, or is about to: no stream comes any more.
+            // The JSON-RPC front has ended or is about to, so no stream is added any more.
             if let Some(streams) = &self.streams {
                 streams.close();
                 let _ = tokio::time::timeout(grace, streams.wait()).await;
@@ -233,8 +245,8 @@ impl Daemon {
         let (drained, ()) = tokio::join!(self.streaming.drain(grace), streams);
         self.stop.cancel();
         self.fronts.close();
-        // Whoever is still in the middle of a call then will see its connection close.
-        let _ = tokio::time::timeout(LAST_CALLS, self.fronts.wait()).await;
+        // A call that takes even longer sees its connection close.
+        let _ = tokio::time::timeout(LAST_CALLS_TIMEOUT, self.fronts.wait()).await;
         drained
     }
 }
@@ -257,11 +269,11 @@ impl Addresses {
 
 fn registry(config: &Config) -> Registry {
     let created = SystemTime::now();
-    Registry::new(config.pod.iter().map(|pod| pod.pod(Source::Configuration, created)))
+    Registry::new(config.pod.iter().map(|pod| pod.to_pod(Source::Configuration, created)))
 }
 
-/// The beginning of the streaming server's URLs. Who gets one is on this machine, so a server that listens on
-/// all addresses is named by a loopback address.
+/// The prefix of the streaming server's URLs. Their clients are on this machine, so a server that listens on all
+/// addresses is named by a loopback address.
 fn base(bound: SocketAddr, tls: bool) -> String {
     let ip = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -275,7 +287,7 @@ fn base(bound: SocketAddr, tls: bool) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn urls_have_a_host_that_can_be_dialled() {
+    fn session_urls_have_a_host_that_can_be_dialled() {
         let base = |bound: &str| super::base(bound.parse().unwrap(), false);
         assert_eq!(base("127.0.0.1:80"), "http://127.0.0.1:80");
         assert_eq!(base("0.0.0.0:80"), "http://127.0.0.1:80");

@@ -1,7 +1,6 @@
 //! The host daemon and its command line. Programs that want a connection into a pod link `gangplank-dial` instead.
 //!
-//! `daemon` is everything that serves; `cli` is everything that a person calls, and starts the daemon; `rpc` is what the
-//! two say to each other.
+//! `daemon` serves; `cli` is the commands, one of which starts the daemon; `rpc` is what the two say to each other.
 
 pub mod cli;
 

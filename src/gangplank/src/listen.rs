@@ -1,4 +1,4 @@
-//! Listening: Unix sockets whose files come and go with their owner, TCP ports, and accepting on either.
+//! Listening on TCP ports and on Unix sockets whose files live as long as their owner, and accepting on either.
 
 use std::fs;
 use std::future::poll_fn;
@@ -18,31 +18,33 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections that may wait to be accepted. Clients of a node come one by one.
+/// Connections that may wait to be accepted. The clients on one node rarely connect at the same moment.
 const BACKLOG: i32 = 128;
 
-/// How long to wait when accepting fails for want of descriptors or memory.
+/// How long to wait when `accept` fails for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why there is no listener.
+/// Why a socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ListenError {
-    /// Somebody else listens there.
-    #[error("{} is in use: another process answers on it; stop that one or choose another path", .0.display())]
+pub(crate) enum BindError {
+    /// Another process listens there.
+    #[error("{} is in use: another process answers on it; stop that process or choose another path", .0.display())]
     InUse(PathBuf),
-    /// There is something else in its place.
-    #[error("{} is there and is no socket; remove it or choose another path", .0.display())]
+    /// The path is taken by something that is not a socket.
+    #[error("{} exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// The system refuses a Unix socket.
-    #[error("cannot listen on {}: {source}; see who may write to its folder", path.display())]
+    /// The system refuses the Unix socket.
+    #[error("cannot listen on {}: {source}; check that this user may write to its folder", path.display())]
     Unix {
         /// The socket.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
-    /// The system refuses a TCP port.
-    #[error("cannot listen on {address}: {source}; stop whoever uses the port or choose another")]
+    /// The system refuses the TCP port.
+    #[error(
+        "cannot listen on {address}: {source}; stop the process that uses the port or choose another port"
+    )]
     Tcp {
         /// The address.
         address: SocketAddr,
@@ -54,21 +56,21 @@ pub(crate) enum ListenError {
 /// A listening Unix socket. Dropping it removes its file.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
-    listener: UnixListener,
-    // After the listener, so that nobody finds a file that nobody answers on.
+    // Dropped before the listener: while we still answer, no successor takes the file for a stale one and replaces it.
     _file: SocketFile,
+    listener: UnixListener,
 }
 
 impl UnixSocket {
-    /// Listens at `path` with a file of this mode, which holds from the first moment.
+    /// Listens at `path`. Its file has this mode from the first moment.
     ///
-    /// Makes the folder if need be, and replaces the file of a socket on which nobody answers any more.
+    /// Creates the folder if necessary, and replaces a stale socket file, on which no process answers.
     ///
     /// # Errors
-    /// When somebody answers there, something else is there, or the system refuses.
-    pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
+    /// If a process answers there, the path is not a socket, or the system refuses.
+    pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, BindError> {
         remove_stale(path)?;
-        let unix = |source| ListenError::Unix { path: path.into(), source };
+        let unix = |source| BindError::Unix { path: path.into(), source };
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unix)?;
         }
@@ -77,8 +79,8 @@ impl UnixSocket {
         Ok(Self { listener, _file: file })
     }
 
-    /// Has each connection served as a task, until `stop`; then the socket's file goes at once, and this ends with the
-    /// last connection.
+    /// Serves each connection in a task until `stop`. Then the socket's file is removed at once, and this returns when the
+    /// last connection has ended.
     pub(crate) async fn serve<F>(self, stop: &CancellationToken, connection: impl Fn(UnixStream) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -98,10 +100,11 @@ impl UnixSocket {
     }
 }
 
-/// A socket's file, removed when dropped unless another has taken its place.
+/// A socket's file. It is removed on drop, unless the path is another file by then.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
+    /// Device and inode: a successor's file at the same path has others.
     identity: (u64, u64),
 }
 
@@ -114,7 +117,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // Nothing to be done if it fails: the next start replaces the file.
+            // A failure does no harm: the next start replaces a stale file.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -140,23 +143,23 @@ fn stream_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let unix = |source| ListenError::Unix { path: path.into(), source };
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let unix = |source| BindError::Unix { path: path.into(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(unix(error)),
-        Ok(file) if !file.file_type().is_socket() => return Err(ListenError::NotASocket(path.into())),
+        Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket(path.into())),
         Ok(_) => {}
     }
-    if somebody_answers(path).map_err(unix)? {
-        return Err(ListenError::InUse(path.into()));
+    if is_answered(path).map_err(unix)? {
+        return Err(BindError::InUse(path.into()));
     }
     fs::remove_file(path).map_err(unix)
 }
 
-fn somebody_answers(path: &Path) -> io::Result<bool> {
+fn is_answered(path: &Path) -> io::Result<bool> {
     match rustix::net::connect(stream_socket()?.as_fd(), &SocketAddrUnix::new(path)?) {
-        // AGAIN: somebody listens, and more wait than may.
+        // AGAIN: a process listens, and its backlog is full.
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(Errno::CONNREFUSED) => Ok(false),
         Err(error) => Err(error.into()),
@@ -166,24 +169,24 @@ fn somebody_answers(path: &Path) -> io::Result<bool> {
 /// Listens on a TCP port.
 ///
 /// # Errors
-/// When the port is in use or the system refuses.
-pub(crate) async fn tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
-    let refused = |source| ListenError::Tcp { address, source };
+/// If the port is in use or the system refuses.
+pub(crate) async fn tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let refused = |source| BindError::Tcp { address, source };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
     Ok((listener, bound))
 }
 
 /// Something that accepts connections.
-pub(crate) trait Listener {
-    /// A connection.
+pub(crate) trait Acceptor {
+    /// An accepted connection.
     type Stream;
 
-    /// The next one.
+    /// Polls for the next one.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
 }
 
-impl Listener for TcpListener {
+impl Acceptor for TcpListener {
     type Stream = TcpStream;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
@@ -191,7 +194,7 @@ impl Listener for TcpListener {
     }
 }
 
-impl Listener for UnixListener {
+impl Acceptor for UnixListener {
     type Stream = UnixStream;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
@@ -199,15 +202,15 @@ impl Listener for UnixListener {
     }
 }
 
-/// The next connection. Failures are those of one connection that has gone again, or of a machine short of
-/// something, which passes: neither ends the listening.
-pub(crate) async fn accept<L: Listener>(listener: &L) -> L::Stream {
+/// The next connection. A failure concerns one connection that is gone again, or a lack of resources that passes.
+/// Neither is a reason to stop listening.
+pub(crate) async fn accept<L: Acceptor>(listener: &L) -> L::Stream {
     loop {
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(stream) => return stream,
             Err(error) if of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; see the limits of this process");
+                tracing::warn!(%error, "cannot accept connections; check the limits of this process");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -229,7 +232,7 @@ mod tests {
 
     struct Answers(Mutex<Vec<io::Result<u8>>>);
 
-    impl Listener for Answers {
+    impl Acceptor for Answers {
         type Stream = u8;
 
         fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<u8>> {
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_has_its_mode_and_goes_with_its_owner() {
+    async fn a_socket_has_its_mode_and_is_removed_with_its_owner() {
         rustix::process::umask(Mode::empty()); // as `serve` does
         let folder = folder();
         let path = folder.path().join("made/for/it.sock");
@@ -259,17 +262,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_living_socket_is_left_alone() {
+    async fn a_socket_in_use_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("a.sock");
         let _living = UnixSocket::bind(&path, 0o600).unwrap();
         let error = UnixSocket::bind(&path, 0o600).unwrap_err();
-        assert!(matches!(error, ListenError::InUse(_)), "{error}");
+        assert!(matches!(error, BindError::InUse(_)), "{error}");
         UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_dead_socket_is_replaced() {
+    async fn a_stale_socket_is_replaced() {
         let folder = folder();
         let path = folder.path().join("a.sock");
         drop(StdUnixListener::bind(&path).unwrap());
@@ -279,17 +282,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
+    async fn a_file_that_is_not_a_socket_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("a.sock");
         fs::write(&path, "precious").unwrap();
         let error = UnixSocket::bind(&path, 0o600).unwrap_err();
-        assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
+        assert!(matches!(error, BindError::NotASocket(_)), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[tokio::test]
-    async fn the_file_of_a_successor_is_left_alone() {
+    async fn the_socket_of_a_successor_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("a.sock");
         let old = UnixSocket::bind(&path, 0o600).unwrap();
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepting_goes_on_after_failures() {
+    async fn accept_goes_on_after_failures() {
         let answers = Answers(Mutex::new(vec![
             Ok(7),
             Err(io::Error::from_raw_os_error(Errno::MFILE.raw_os_error())),

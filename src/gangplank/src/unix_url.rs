@@ -1,18 +1,18 @@
-//! The URL of a Unix socket, as configuration and arguments write it.
+//! The URL of a Unix socket, as written in the configuration and in arguments.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// `unix:///PATH`, with a path that fits into a socket's address.
+/// `unix:///PATH`, with a path that fits into a socket address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct UnixUrl(PathBuf);
 
 impl UnixUrl {
-    /// The longest path of a Unix socket, in bytes: `sun_path` has 108, one of them for the final zero.
+    /// The longest path of a Unix socket, in bytes: `sun_path` holds 108, including the final zero.
     const MAX_PATH: usize = 107;
 
-    /// From a path, if it is absolute and short enough for a socket.
+    /// From a path, if it is absolute and short enough.
     pub(crate) fn new(path: &Path) -> Option<Self> {
         let fits = path.is_absolute() && path.as_os_str().len() <= Self::MAX_PATH;
         fits.then(|| Self(path.to_path_buf()))

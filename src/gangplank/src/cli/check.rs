@@ -177,7 +177,7 @@ async fn relays(config: &Config, findings: &mut Vec<Finding>) -> io::Result<()> 
     let dialer = Dialer::new(Arc::new(Registry::default()), Accounts::default(), PROBE)?;
     for pod in &config.pod {
         let endpoint = &pod.endpoint;
-        let pod: Pod = pod.pod(Source::Configuration, SystemTime::now());
+        let pod: Pod = pod.to_pod(Source::Configuration, SystemTime::now());
         let found = match (dialer.probe(&pod, PROBE).await, endpoint) {
             (Ok(()), PodEndpoint::Netns(path)) => Ok(format!("{} is there", path.display())),
             (Ok(()), endpoint) => Ok(format!("the relay at {endpoint} answers")),

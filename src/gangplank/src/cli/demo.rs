@@ -25,10 +25,10 @@ pub(crate) use self::guest::{GuestOptions, guest};
 use self::page::{FetchError, fetch};
 use self::pod::{Pod, PodError};
 use crate::cli::forward::{Forward, ForwardError, PortPair, Report, Target, Way};
-use crate::daemon::config::{Config, ConfigError, Log};
+use crate::daemon::config::{Config, ConfigError, LogSection};
 use crate::daemon::logs;
 use crate::daemon::{Addresses, Daemon, DaemonError};
-use crate::listen::ListenError;
+use crate::listen::BindError;
 use crate::signals::Signals;
 
 /// What crictl calls the pod: as long as the ids it prints.
@@ -99,7 +99,7 @@ impl Demo {
             Some(program) => Pod::vm(program, folder.path()).await?,
         };
         let daemon = match Daemon::start(&configure(&folder, &pod, KUBE_API_PORT)?).await {
-            Err(DaemonError::Listen(ListenError::Tcp { .. })) => {
+            Err(DaemonError::Listen(BindError::Tcp { .. })) => {
                 Daemon::start(&configure(&folder, &pod, 0)?).await?
             }
             other => other?,
@@ -138,7 +138,7 @@ async fn introduce(addresses: &Addresses, port: u16, local: SocketAddr) -> Resul
     write!(io::stdout(), "{}{}", came(local, &page, took), invitation(addresses, port, local))?;
     // Only now, so that events do not mix with what was said above.
     // Nobody audits a demo.
-    logs::start(&Log { audit: false, ..Log::default() });
+    logs::start(&LogSection { audit: false, ..LogSection::default() });
     std::future::pending().await
 }
 

@@ -1,6 +1,6 @@
-//! The daemon's configuration file: what may stand in it, and what is wrong with one.
+//! The daemon's configuration file: its sections, and what makes one invalid.
 //!
-//! `gangplank.sample.toml` documents every key; a test holds the two together.
+//! `gangplank.sample.toml` documents every key; a test keeps the two in step.
 
 mod limits;
 mod rpc;
@@ -15,10 +15,10 @@ use std::{fs, io};
 use gangplank_dial::PodEndpoint;
 use serde::Deserialize;
 
-pub(crate) use self::limits::Limits;
-pub(crate) use self::rpc::{JsonRpc, Metrics};
+pub(crate) use self::limits::LimitsSection;
+pub(crate) use self::rpc::{JsonRpcSection, MetricsSection};
 pub(crate) use self::value::SocketMode;
-use self::value::{Absolute, DialRule, DnsName, Grace, Id, optional, value, values};
+use self::value::{AbsolutePath, DialRule, DnsName, Grace, Id, optional, value, values};
 use crate::daemon::pods::{EndpointTemplate, Route, RouteRule, RouteRules, Source};
 use crate::unix_url::UnixUrl;
 
@@ -28,46 +28,46 @@ use crate::unix_url::UnixUrl;
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// Where CRI is served.
-    pub(crate) cri: Cri,
+    pub(crate) cri: CriSection,
     /// Where port-forward sessions are served.
-    pub(crate) streaming: Streaming,
-    /// Where the slice of the Kubernetes API is served, if at all.
-    pub(crate) kube_api: Option<KubeApi>,
+    pub(crate) streaming: StreamingSection,
+    /// Where the small part of the Kubernetes API is served, if at all.
+    pub(crate) kube_api: Option<KubeApiSection>,
     /// Where JSON-RPC is served, if at all.
-    pub(crate) jsonrpc: Option<JsonRpc>,
-    /// Where metrics are shown, if at all.
-    pub(crate) metrics: Option<Metrics>,
+    pub(crate) jsonrpc: Option<JsonRpcSection>,
+    /// Where metrics are served, if at all.
+    pub(crate) metrics: Option<MetricsSection>,
     /// What may be dialled in pods.
-    pub(crate) dial: Dial,
-    /// What clients may use.
-    pub(crate) limits: Limits,
-    /// How events are written.
-    pub(crate) log: Log,
-    /// How the daemon ends.
-    pub(crate) shutdown: Shutdown,
-    /// Where the guests of runtime handlers are reached.
-    pub(crate) runtime: Vec<Runtime>,
-    /// What pods may say themselves.
-    pub(crate) annotations: Annotations,
+    pub(crate) dial: DialSection,
+    /// Limits on what clients may use.
+    pub(crate) limits: LimitsSection,
+    /// How the log is written.
+    pub(crate) log: LogSection,
+    /// How the daemon shuts down.
+    pub(crate) shutdown: ShutdownSection,
+    /// How to reach the guests of each runtime handler.
+    pub(crate) runtime: Vec<RuntimeSection>,
+    /// What a pod's annotations may set.
+    pub(crate) annotations: AnnotationsSection,
     /// The pods.
-    pub(crate) pod: Vec<Pod>,
+    pub(crate) pod: Vec<PodSection>,
 }
 
 /// `[cri]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Cri {
+pub(crate) struct CriSection {
     /// The socket.
     #[serde(deserialize_with = "value")]
     pub(crate) listen: UnixUrl,
     /// Its file mode.
     #[serde(deserialize_with = "value")]
     pub(crate) socket_mode: SocketMode,
-    /// The runtime that everything but PortForward is passed on to, if there is one.
+    /// The socket of the runtime that gets every call except PortForward, if there is one.
     #[serde(deserialize_with = "optional")]
     pub(crate) upstream: Option<UnixUrl>,
-    /// Whether the runtime's ordinary pods are dialled from here too.
+    /// Whether the daemon also dials the runtime's ordinary pods, in their network namespaces.
     pub(crate) netns: bool,
 }
 
@@ -75,30 +75,30 @@ pub(crate) struct Cri {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Streaming {
+pub(crate) struct StreamingSection {
     /// Where sessions are served.
     #[serde(deserialize_with = "value")]
     pub(crate) listen: SocketAddr,
-    /// Whether `listen` may be an address that others can reach.
+    /// Whether `listen` may be an address that other machines can reach.
     pub(crate) allow_non_loopback: bool,
-    /// How a failed connection is told to the client.
-    pub(crate) errors: Errors,
+    /// How the client learns that a connection has failed.
+    pub(crate) errors: ErrorDelivery,
     /// Whether web pages may open WebSockets.
     pub(crate) allow_origin: bool,
-    /// TLS, if it is wanted.
-    pub(crate) tls: Option<Tls>,
+    /// TLS, if sessions are served over it.
+    pub(crate) tls: Option<TlsSection>,
 }
 
 /// `[streaming.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Tls {
-    /// The certificate.
+pub(crate) struct TlsSection {
+    /// The certificate chain, in PEM.
     pub(crate) cert: PathBuf,
     /// Its key.
     pub(crate) key: PathBuf,
-    /// Who signs clients' certificates, if they need one.
+    /// The CAs that clients' certificates must come from, if clients need one.
     pub(crate) client_ca: Option<PathBuf>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Tls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Errors {
+pub(crate) enum ErrorDelivery {
     /// Only the connection ends.
     Reset,
     /// Text on the error stream, as other runtimes do.
@@ -117,11 +117,11 @@ pub(crate) enum Errors {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct KubeApi {
+pub(crate) struct KubeApiSection {
     /// Where it is served.
     #[serde(deserialize_with = "value")]
     pub(crate) listen: SocketAddr,
-    /// Whether `listen` may be an address that others can reach.
+    /// Whether `listen` may be an address that other machines can reach.
     #[serde(default)]
     pub(crate) allow_non_loopback: bool,
 }
@@ -130,14 +130,14 @@ pub(crate) struct KubeApi {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Dial {
-    /// Of which the first that matches decides.
+pub(crate) struct DialSection {
+    /// The first one that matches decides.
     #[serde(deserialize_with = "values")]
     rules: Vec<DialRule>,
 }
 
-impl Dial {
-    /// The rules in their order.
+impl DialSection {
+    /// The rules, in order.
     pub(crate) fn rules(&self) -> Vec<gangplank_dial::Rule> {
         self.rules.iter().map(|rule| rule.0.clone()).collect()
     }
@@ -147,10 +147,10 @@ impl Dial {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Log {
-    /// For people or for machines.
+pub(crate) struct LogSection {
+    /// Text for people or JSON for machines.
     pub(crate) format: LogFormat,
-    /// The least important events that are written.
+    /// The lowest level that is written.
     pub(crate) level: LogLevel,
     /// Whether each connection into a pod gets a line.
     pub(crate) audit: bool,
@@ -172,11 +172,11 @@ pub(crate) enum LogFormat {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogLevel {
-    /// What keeps the daemon from its work.
+    /// What stops the daemon from working.
     Error,
-    /// What somebody should look at.
+    /// What an operator should look at.
     Warn,
-    /// One line for the beginning and the end of each session, and for each failed connection.
+    /// One line for the start and the end of each session, and for each failed connection.
     Info,
     /// Each call and each connection.
     Debug,
@@ -188,8 +188,8 @@ pub(crate) enum LogLevel {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Shutdown {
-    /// How long living sessions may go on.
+pub(crate) struct ShutdownSection {
+    /// How long open sessions get to finish.
     #[serde(deserialize_with = "value")]
     pub(crate) grace: Grace,
 }
@@ -198,37 +198,37 @@ pub(crate) struct Shutdown {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Runtime {
+pub(crate) struct RuntimeSection {
     /// The runtime handler.
     pub(crate) handler: String,
     /// How the ports of its sandboxes are reached.
     #[serde(deserialize_with = "value")]
     pub(crate) endpoint: EndpointTemplate,
-    /// The file with the token of their relays, if they have one.
+    /// The file with their relays' token, if they have one.
     #[serde(default, deserialize_with = "optional")]
-    pub(crate) token_file: Option<Absolute>,
+    pub(crate) token_file: Option<AbsolutePath>,
 }
 
 /// `[annotations]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Annotations {
+pub(crate) struct AnnotationsSection {
     /// Whether a pod may name its endpoint.
     pub(crate) allow: bool,
-    /// The folder of the sandboxes' own folders.
+    /// The folder that holds one folder for each sandbox.
     #[serde(deserialize_with = "optional")]
-    pub(crate) directory: Option<Absolute>,
-    /// The file with the token of the relays there, if they have one.
+    pub(crate) directory: Option<AbsolutePath>,
+    /// The file with the token of those relays, if they have one.
     #[serde(deserialize_with = "optional")]
-    pub(crate) token_file: Option<Absolute>,
+    pub(crate) token_file: Option<AbsolutePath>,
 }
 
 /// `[[pod]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Pod {
+pub(crate) struct PodSection {
     /// The sandbox's id.
     #[serde(deserialize_with = "value")]
     pub(crate) id: Id,
@@ -245,17 +245,17 @@ pub(crate) struct Pod {
     #[serde(deserialize_with = "value")]
     #[cfg_attr(test, serde(serialize_with = "tests::as_text"))]
     pub(crate) endpoint: PodEndpoint,
-    /// The file with the token of its relay, if it has one.
+    /// The file with its relay's token, if it has one.
     #[serde(default, deserialize_with = "optional")]
-    pub(crate) token_file: Option<Absolute>,
+    pub(crate) token_file: Option<AbsolutePath>,
     /// Its labels.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-impl Pod {
-    /// As the registry has it; known from there, since `created`.
-    pub(crate) fn pod(&self, source: Source, created: SystemTime) -> crate::daemon::pods::Pod {
+impl PodSection {
+    /// The pod as the registry holds it, with where it is known from and since when.
+    pub(crate) fn to_pod(&self, source: Source, created: SystemTime) -> crate::daemon::pods::Pod {
         crate::daemon::pods::Pod {
             id: self.id.0.as_str().into(),
             name: self.name.0.clone(),
@@ -278,7 +278,7 @@ pub(crate) enum ConfigError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// What the system says.
         source: io::Error,
     },
     /// It is not TOML, or a key or a value is wrong.
@@ -286,11 +286,11 @@ pub(crate) enum ConfigError {
     Value {
         /// The file.
         file: PathBuf,
-        /// The line, where it is known.
+        /// The line, if known.
         line: Option<usize>,
-        /// The key with its section; empty when the file is not TOML.
+        /// The key with its section; empty if the file is not TOML.
         key: String,
-        /// What was found and what was expected.
+        /// What was found, and what was expected.
         message: String,
     },
 }
@@ -326,7 +326,7 @@ impl Config {
         }
     }
 
-    /// A key, and what is wrong with its value in view of others.
+    /// The first value that contradicts another one: its key, and a message.
     fn contradiction(&self) -> Option<(String, String)> {
         let streaming = &self.streaming;
         not_loopback("streaming", streaming.listen, streaming.allow_non_loopback)
@@ -345,40 +345,41 @@ impl Config {
             .or_else(|| twice("runtime", &self.runtime, "handler", |rule| rule.handler.clone()))
     }
 
-    /// What makes no sense without a runtime, or without what goes with it.
+    /// Keys that need another key to be set, most of them cri.upstream.
     fn without_upstream(&self) -> Option<(String, String)> {
         if self.annotations.allow && self.annotations.directory.is_none() {
-            let message =
-                "pods would reach each other's guests: name the folder of the sandboxes' own folders";
+            let message = "without it, pods could reach each other's guests; name the folder that holds the sandboxes' folders";
             return Some(("annotations.directory".into(), message.into()));
         }
         if let Some(upstream) = &self.cri.upstream {
-            let message = format!("{upstream} is cri.listen itself; name the runtime's own socket");
+            let message = format!("{upstream} is also cri.listen; name the runtime's own socket");
             return (*upstream == self.cri.listen).then(|| ("cri.upstream".into(), message));
         }
         let key = match self {
-            Self { cri: Cri { netns: true, .. }, .. } => "cri.netns",
-            Self { annotations: Annotations { allow: true, .. }, .. } => "annotations.allow",
+            Self { cri: CriSection { netns: true, .. }, .. } => "cri.netns",
+            Self { annotations: AnnotationsSection { allow: true, .. }, .. } => "annotations.allow",
             Self { runtime, .. } if !runtime.is_empty() => "runtime",
             _ => return None,
         };
-        let message = "only pods of a runtime behind are meant by it; name its socket in cri.upstream";
+        let message =
+            "it applies only to the pods of a container runtime; name the runtime's socket in cri.upstream";
         Some((key.into(), message.into()))
     }
 
-    /// A token for a pod that has no relay: whoever wrote it believes it does something.
+    /// A token for a pod that has no relay. It would do nothing, and its author believes that it protects the pod.
     fn needless_token(&self) -> Option<(String, String)> {
-        let needless = |pod: &Pod| pod.token_file.is_some() && matches!(pod.endpoint, PodEndpoint::Netns(_));
+        let needless =
+            |pod: &PodSection| pod.token_file.is_some() && matches!(pod.endpoint, PodEndpoint::Netns(_));
         let at = self.pod.iter().position(needless)?;
         let message =
-            "a pod that is dialled in its network namespace has no relay to prove it to; leave it out";
+            "a pod that is dialled in its network namespace has no relay to check a token; leave it out";
         Some((format!("pod[{at}].token_file"), message.into()))
     }
 
-    /// How routes to the runtime's pods are found.
+    /// The rules that give the runtime's pods their routes.
     pub(crate) fn route_rules(&self) -> RouteRules {
-        let path = |path: &Option<Absolute>| path.as_ref().map(|path| path.0.clone());
-        let rule = |rule: &Runtime| RouteRule {
+        let path = |path: &Option<AbsolutePath>| path.as_ref().map(|path| path.0.clone());
+        let rule = |rule: &RuntimeSection| RouteRule {
             handler: rule.handler.clone(),
             endpoint: rule.endpoint.clone(),
             token_file: path(&rule.token_file),
@@ -392,19 +393,19 @@ impl Config {
         }
     }
 
-    /// The streaming server's part.
+    /// The configuration of the streaming server.
     ///
     /// # Errors
-    /// When the files for TLS are no good.
+    /// If the TLS files are not usable.
     pub(crate) fn streaming_server(
         &self,
     ) -> Result<gangplank_streaming::Config, gangplank_streaming::TlsError> {
         let errors = match self.streaming.errors {
-            Errors::Reset => gangplank_streaming::ErrorStyle::Reset,
-            Errors::Text => gangplank_streaming::ErrorStyle::Text,
+            ErrorDelivery::Reset => gangplank_streaming::ErrorStyle::Reset,
+            ErrorDelivery::Text => gangplank_streaming::ErrorStyle::Text,
         };
         let tls = match self.streaming.tls.clone() {
-            Some(Tls { cert, key, client_ca }) => {
+            Some(TlsSection { cert, key, client_ca }) => {
                 Some(gangplank_streaming::Tls::load(gangplank_streaming::TlsFiles { cert, key, client_ca })?)
             }
             None => None,
@@ -414,18 +415,18 @@ impl Config {
     }
 }
 
-/// The second of two items of a list that have the same of something.
+/// The second of two list items with the same value for a key that must be unique.
 fn twice<T>(list: &str, items: &[T], key: &str, of: impl Fn(&T) -> String) -> Option<(String, String)> {
     let mut first = BTreeMap::new();
     items.iter().enumerate().find_map(|(at, item)| {
         let earlier = first.insert(of(item), at)?;
         let message =
-            format!("{:?} is already that of {list}[{earlier}]; give each {list} its own", of(item));
+            format!("{:?} is already used by {list}[{earlier}]; give each {list} its own", of(item));
         Some((format!("{list}[{at}].{key}"), message))
     })
 }
 
-/// Whoever reaches these listeners can reach every pod, so others are let in only when that is wanted.
+/// A client that reaches one of these listeners can reach every pod, so other machines get in only on request.
 fn not_loopback(section: &str, listen: SocketAddr, allowed: bool) -> Option<(String, String)> {
     let refused = !listen.ip().to_canonical().is_loopback() && !allowed;
     refused.then(|| {
@@ -441,7 +442,7 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
 }
 
-/// The key's path; the file itself has none.
+/// The path of the key; empty for the file itself.
 fn key_of(path: &serde_path_to_error::Path) -> String {
     if path.iter().len() == 0 { String::new() } else { path.to_string() }
 }
@@ -450,31 +451,31 @@ fn default_namespace() -> DnsName {
     DnsName("default".into())
 }
 
-impl Default for Cri {
+impl Default for CriSection {
     fn default() -> Self {
         Self { listen: UnixUrl::default(), socket_mode: SocketMode(0o600), upstream: None, netns: false }
     }
 }
 
-impl Default for Streaming {
+impl Default for StreamingSection {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             allow_non_loopback: false,
-            errors: Errors::Reset,
+            errors: ErrorDelivery::Reset,
             allow_origin: false,
             tls: None,
         }
     }
 }
 
-impl Default for Log {
+impl Default for LogSection {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: LogLevel::Info, audit: true }
     }
 }
 
-impl Default for Shutdown {
+impl Default for ShutdownSection {
     fn default() -> Self {
         Self { grace: Grace(std::time::Duration::from_secs(30)) }
     }

@@ -1,5 +1,10 @@
-//! The forwarded connections that are open: who has them, what they have moved, and a line for the audit when
-//! they have ended. Every front's connections come by here, since all are dialled in one place.
+//! The open connections into pods: whose they are, how much they have moved, and an audit line when they have ended.
+//! All fronts' connections are here, because all are dialled in one place.
+//!
+//! ```text
+//! Accounts::dialing ──► PendingDial ──connected──► Meter ──dropped──► audit line
+//!                            └──failed, dropped──► audit line
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +22,16 @@ use crate::daemon::lost_pods::LostPods;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::pods::Pod;
 
-/// Whose connection it is.
+/// The caller for which a connection was dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// A client of the streaming server, which is where the connection came from.
+    /// A client of the streaming server, with its address.
     Client(Option<SocketAddr>),
-    /// A process on this machine that called by JSON-RPC.
+    /// A process on this machine that called JSON-RPC.
     Process {
         /// Its user.
         uid: u32,
-        /// Its id, unless it was in another PID namespace.
+        /// Its id, unless it is in another PID namespace.
         pid: Option<i32>,
     },
 }
@@ -42,15 +47,15 @@ impl fmt::Display for Caller {
     }
 }
 
-/// One connection: who, where to, and how much so far.
+/// One connection: who dialled, where it leads, and how much it has moved.
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) id: u64,
     pub(crate) caller: Caller,
     pub(crate) pod: Arc<Pod>,
-    /// The container that it leads into; empty for the pod itself.
+    /// The container it leads into; empty for the pod itself.
     pub(crate) container: String,
-    /// As it was asked for, with the network where that is not tcp.
+    /// The address as requested, with the network unless that is tcp.
     pub(crate) address: String,
     pub(crate) begun: Instant,
     to_pod: AtomicU64,
@@ -58,7 +63,7 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// Bytes to the pod and from it.
+    /// Bytes moved to the pod, and from it.
     pub(crate) fn moved(&self) -> (u64, u64) {
         (self.to_pod.load(Relaxed), self.from_pod.load(Relaxed))
     }
@@ -66,18 +71,18 @@ impl Flow {
 
 /// The connections that are open.
 #[derive(Debug, Default)]
-pub(crate) struct Connections {
+pub(crate) struct OpenConnections {
     open: Mutex<BTreeMap<u64, Arc<Flow>>>,
     next: AtomicU64,
 }
 
-impl Connections {
-    /// In the order in which they were dialled.
+impl OpenConnections {
+    /// All of them, in the order in which they were dialled.
     pub(crate) fn open(&self) -> Vec<Arc<Flow>> {
         self.lock().values().cloned().collect()
     }
 
-    /// How many lead into this pod.
+    /// How many lead into the pod with this id.
     pub(crate) fn open_to(&self, pod: &str) -> usize {
         self.lock().values().filter(|flow| &*flow.pod.id == pod).count()
     }
@@ -87,17 +92,17 @@ impl Connections {
     }
 }
 
-/// What a dial and its connection are entered into. Cheap to clone.
+/// Where dials and connections are recorded. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Accounts {
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Arc<OpenConnections>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) lost: Arc<LostPods>,
 }
 
 impl Accounts {
-    /// A dial begins. [`Dialing::connected`] or [`Dialing::failed`] says what came of it.
-    pub(crate) fn dialing(&self, caller: Caller, pod: Arc<Pod>, request: &Request) -> Dialing {
+    /// Records that a dial begins. [`PendingDial::connected`] or [`PendingDial::failed`] records its result.
+    pub(crate) fn dialing(&self, caller: Caller, pod: Arc<Pod>, request: &Request) -> PendingDial {
         let flow = Flow {
             id: self.connections.next.fetch_add(1, Relaxed),
             caller,
@@ -108,10 +113,10 @@ impl Accounts {
             to_pod: AtomicU64::new(0),
             from_pod: AtomicU64::new(0),
         };
-        Dialing { flow: Arc::new(flow), accounts: self.clone(), is_over: false }
+        PendingDial { flow: Arc::new(flow), accounts: self.clone(), is_over: false }
     }
 
-    /// Unless another connection into the pod is open: then its guest lives, too.
+    /// Counts the pod as lost, unless another connection into it is open, which shows that its guest is alive.
     fn may_be_lost(&self, pod: &Arc<Pod>) {
         if self.connections.open_to(&pod.id) == 0 {
             self.lost.add(pod);
@@ -119,15 +124,15 @@ impl Accounts {
     }
 }
 
-/// A dial under way. If it is dropped without a result, its caller has left.
+/// A dial that has no result yet. If it is dropped without one, its caller has left.
 #[derive(Debug)]
-pub(crate) struct Dialing {
+pub(crate) struct PendingDial {
     flow: Arc<Flow>,
     accounts: Accounts,
     is_over: bool,
 }
 
-impl Dialing {
+impl PendingDial {
     /// The dial has succeeded. The meter counts what the connection moves.
     pub(crate) fn connected(mut self) -> Meter {
         self.is_over = true;
@@ -165,7 +170,7 @@ impl Dialing {
     }
 }
 
-impl Drop for Dialing {
+impl Drop for PendingDial {
     fn drop(&mut self) {
         if !self.is_over {
             self.end("abandoned", "the caller left before the port answered");
@@ -173,23 +178,23 @@ impl Drop for Dialing {
     }
 }
 
-/// Counts what an open connection moves. Dropped when that ends.
+/// Counts what an open connection moves. Drop it when the connection ends.
 #[derive(Debug)]
 pub(crate) struct Meter {
     flow: Arc<Flow>,
     accounts: Accounts,
-    /// When it was connected, until the pod's first byte has come.
+    /// When it was connected; `None` once the pod's first byte has come.
     connected: Option<Instant>,
     to_pod: Counter,
     from_pod: Counter,
     result: &'static str,
     cause: String,
-    /// The way to the pod has ended rather than the pod's side.
+    /// The transport to the pod was lost, and not only this connection.
     is_cut_off: bool,
 }
 
 impl Meter {
-    /// So much went to the pod and came from it.
+    /// Counts bytes to the pod and from it.
     pub(crate) fn moved(&mut self, to_pod: u64, from_pod: u64) {
         if to_pod > 0 {
             self.flow.to_pod.fetch_add(to_pod, Relaxed);
@@ -205,23 +210,23 @@ impl Meter {
         }
     }
 
-    /// The pod's side failed. Only the first reason counts.
+    /// The pod's side failed. Only the first result counts.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.result == "ok" {
-            // A channel whose transport has ended before it: so do guests end, relays and devices.
+            // The transport ended before the channel did: the guest, its relay or its device is gone.
             self.is_cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
             (self.result, self.cause) = ("failed", error.to_string());
         }
     }
 
-    /// Our side gave it up.
+    /// The caller's side gave up the connection.
     pub(crate) fn aborted(&mut self) {
         if self.result == "ok" {
             self.result = "aborted";
         }
     }
 
-    /// It is the caller's now, with all that it will move.
+    /// The caller has taken over the socket. What moves from now on is not counted.
     pub(crate) fn handed_over(&mut self) {
         self.result = "handed_over";
     }
@@ -238,7 +243,7 @@ impl Drop for Meter {
     }
 }
 
-/// One line for each connection that was asked for, on a target of its own.
+/// Logs one line for each connection that was requested, under the target `audit`.
 fn audit(flow: &Flow, result: &str, cause: &str) {
     let (to_pod, from_pod) = flow.moved();
     tracing::info!(

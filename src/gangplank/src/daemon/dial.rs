@@ -1,5 +1,4 @@
-//! Dialling into all pods of the registry: where a pod is now, what the daemon's rules allow, and the records of what
-//! came of it.
+//! Dials into the pods of the registry: where a pod is now, what the daemon's rules allow, and the record of each result.
 
 mod announcements;
 mod conn;
@@ -21,11 +20,10 @@ use crate::daemon::connections::{Accounts, Caller};
 use crate::daemon::pods::{Obstacle, Pod, Registry, Route};
 use crate::daemon::runtime::{Runtime, network_namespace};
 
-/// Look-ups of what listens instead, after a refused dial, that may run at the same time. Further refusals are logged
-/// without one.
-const LOOK_UPS: usize = 4;
+/// Concurrent look-ups of what listens instead, after a refused dial. Further refusals are logged without one.
+const MAX_LOOK_UPS: usize = 4;
 
-/// Reaches places in all pods of a registry. Cheap to clone.
+/// Dials into all pods of a registry. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pods: Arc<Registry>,
@@ -38,7 +36,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// For these pods. `limit` is how long a streaming server waits for a dial.
+    /// A dialler for these pods. `limit` is how long the streaming server waits for a dial.
     ///
     /// # Errors
     /// If /proc is not mounted or no thread can be started.
@@ -50,21 +48,21 @@ impl Dialer {
             timeouts: DialTimeouts::just_within(limit),
             runtime: None,
             rules: Arc::default(),
-            look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
+            look_ups: Arc::new(Semaphore::new(MAX_LOOK_UPS)),
         })
     }
 
-    /// With a runtime that knows its pods' network namespaces.
+    /// Adds the runtime, which knows the network namespaces of its pods.
     pub(crate) fn asking(self, runtime: Option<Runtime>) -> Self {
         Self { runtime, ..self }
     }
 
-    /// With rules on what may be dialled; the first that matches decides.
+    /// Adds rules on what may be dialled; the first that matches decides.
     pub(crate) fn within(self, rules: &[Rule]) -> Self {
         Self { rules: rules.into(), ..self }
     }
 
-    /// Reaches a place in a pod for this caller. May be dropped at any time.
+    /// Dials into a pod for this caller. The future may be dropped at any time.
     pub(crate) async fn open(
         &self,
         pod: &Arc<Pod>,
@@ -98,7 +96,7 @@ impl Dialer {
         reached
     }
 
-    /// In the background: the caller gets its answer first.
+    /// Logs what listens instead of a refused port. This runs in the background, so that the caller gets its answer first.
     fn log_what_listens(&self, pod: String, dialer: PodDialer, request: Request) {
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else { return };
         tokio::spawn(async move {
@@ -109,7 +107,7 @@ impl Dialer {
         });
     }
 
-    /// Whether the pod's relay answers, or its namespace exists.
+    /// Checks that the pod's relay answers, or that its namespace exists.
     pub(crate) async fn probe(&self, pod: &Pod, limit: Duration) -> Result<(), DialError> {
         Ok(self.pod_dialer(pod).await?.probe(limit).await?)
     }
@@ -119,7 +117,7 @@ impl Dialer {
         Ok(self.pod_dialer(pod).await?.ports(container).await?)
     }
 
-    /// The dialler of a pod as it is reached now. Its token is read each time, so that it can be replaced.
+    /// The dialler for a pod, as it is reached now. The token is read each time, so that its file can be replaced.
     async fn pod_dialer(&self, pod: &Pod) -> Result<PodDialer, DialError> {
         let endpoint = self.endpoint(pod).await?;
         let dialer = PodDialer::sharing(self.sockets.clone(), endpoint).named(&pod.name);
@@ -202,14 +200,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sandbox_that_is_not_known_ends_the_session() {
+    async fn an_unknown_sandbox_ends_the_session() {
         let error = failure(Registry::default(), "abc").await;
         assert!(error.kind.ends_session());
         assert!(error.cause.contains("\"abc\""), "{}", error.cause);
     }
 
     #[tokio::test]
-    async fn a_pod_whose_vm_does_not_run_ends_the_session() {
+    async fn a_pod_whose_vm_is_not_running_ends_the_session() {
         let pods = Registry::new([pod_at("abc", "demo", "hvsock:///nowhere/v.sock:1024")]);
         let error = failure(pods, "abc").await;
         assert_eq!(error.kind, DialErrorKind::SandboxGone);
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_refusal_it_is_known_what_listens_instead() {
+    async fn what_listens_instead_of_a_refused_port_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.sock");
         let listen = [gangplank_relay::Listen::Unix { path: path.clone() }];
@@ -233,7 +231,7 @@ mod tests {
             let line = listening_instead::line(&dialer, &Request::port(closed)).await.unwrap();
             let named = line.strip_prefix(&format!("nothing listens on {closed}; listening: "));
             let is_named = named.is_some_and(|ports| ports.split([',', ' ']).any(|port| port == open));
-            // This machine may have more ports than are named.
+            // This machine may listen on more ports than a line names.
             assert!(is_named || line.ends_with(" and more"), "{line}");
         }
         stopper.stop();
@@ -245,16 +243,16 @@ mod tests {
         let pods = Registry::new([pod_at("abc", "demo", "netns:///proc/self/ns/net")]);
         let dialer = Dialer::new(Arc::new(pods), Accounts::default(), Duration::from_secs(10)).unwrap();
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let taken = Arc::clone(&dialer.look_ups).acquire_many_owned(LOOK_UPS as u32).await.unwrap();
+        let taken = Arc::clone(&dialer.look_ups).acquire_many_owned(MAX_LOOK_UPS as u32).await.unwrap();
         let target = || Target { sandbox: "abc".into(), port: closed, client: None };
         assert_eq!(dialer.dial(target()).await.err().unwrap().kind, DialErrorKind::Refused);
         drop(taken);
         assert_eq!(dialer.dial(target()).await.err().unwrap().kind, DialErrorKind::Refused);
-        assert_eq!(dialer.look_ups.available_permits(), LOOK_UPS - 1, "one goes on in the background");
+        assert_eq!(dialer.look_ups.available_permits(), MAX_LOOK_UPS - 1, "one goes on in the background");
     }
 
     #[tokio::test]
-    async fn a_token_file_that_is_none_is_told() {
+    async fn an_unreadable_token_file_is_named() {
         let pod = Pod {
             token_file: Some("/nowhere/token".into()),
             ..pod_at("abc", "demo", "netns:///proc/self/ns/net")

@@ -1,5 +1,5 @@
-//! The JSON-RPC front: JSON-RPC 2.0 on a Unix socket, one object a line, for programs that want a socket inside
-//! a pod and nothing around it. docs/jsonrpc.md is its contract.
+//! The JSON-RPC front: JSON-RPC 2.0 on a Unix socket, one object per line, for programs that want a plain socket into a
+//! pod. docs/jsonrpc.md is the contract.
 //!
 //! ```text
 //!   line ──► call ──► answer ──► line …
@@ -33,13 +33,13 @@ use crate::daemon::pods::Registry;
 use crate::listen::UnixSocket;
 use crate::rpc::{Answer, Call, Code, RpcError};
 
-/// Connections at once, those that have become streams included: as many as a relay takes.
-const CONNECTIONS: usize = 4096;
+/// Concurrent connections, including those that have become streams: as many as a relay takes.
+const MAX_CONNECTIONS: usize = 4096;
 
-/// What `rpc.discover` gives: an OpenRPC document.
+/// The result of `rpc.discover`: an OpenRPC document.
 const SCHEMA: &str = include_str!("jsonrpc/openrpc.json");
 
-/// All methods, so that what is counted by method has an end.
+/// All methods. Calls of others are counted under one name, so that no caller can make the metrics grow.
 const METHODS: [&str; 7] = [
     "pod.portDial",
     "pod.list",
@@ -52,30 +52,30 @@ const METHODS: [&str; 7] = [
 
 /// Answers calls.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct JsonRpcFront {
     pods: Arc<Registry>,
     dialer: Dialer,
     streaming: Server<Dialer>,
     accounts: Accounts,
-    /// Users that may call; none: whoever the socket's mode lets in.
+    /// The users that may call; if empty, every user that the socket's mode admits.
     uids: Arc<[u32]>,
-    places: Arc<Semaphore>,
-    /// Streams that calls have given, which go on while the daemon drains.
+    permits: Arc<Semaphore>,
+    /// The streams that calls have opened, which go on while the daemon drains.
     streams: TaskTracker,
 }
 
-/// What is to be done with an answered call.
+/// What becomes of a connection after a call.
 enum Done {
-    /// The answer is all.
+    /// Only the answer is sent.
     Answered(Result<Value, RpcError>),
-    /// After the answer the connection is this stream.
+    /// After the answer, the connection becomes this stream.
     Upgraded(Value, Box<MeteredConn>),
-    /// A descriptor goes with the answer.
+    /// A descriptor is sent with the answer.
     Handed(Value, OwnedFd),
 }
 
-impl Front {
-    /// Dials by `dialer`; `uids` may call, or everybody whom the socket's mode lets in if there are none.
+impl JsonRpcFront {
+    /// A front that dials with `dialer`. `uids` may call; if empty, every user that the socket's mode admits.
     pub(crate) fn new(
         pods: Arc<Registry>,
         dialer: Dialer,
@@ -89,17 +89,18 @@ impl Front {
             streaming,
             accounts,
             uids: uids.into(),
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             streams: TaskTracker::new(),
         }
     }
 
-    /// The streams that calls have given. Closed when the front has ended.
+    /// The streams that calls have opened. Closed once the front has ended.
     pub(crate) fn streams(&self) -> TaskTracker {
         self.streams.clone()
     }
 
-    /// Serves until `stop`; then the socket's file goes at once, and this ends with the last call under way.
+    /// Serves until `stop`. Then the socket's file is removed at once, and this returns when the last pending call has
+    /// ended.
     pub(crate) async fn serve(self, socket: UnixSocket, stop: CancellationToken) {
         socket.serve(&stop, |stream| self.clone().connection(stream, stop.clone())).await;
         self.streams.close();
@@ -107,38 +108,38 @@ impl Front {
 
     async fn connection(self, stream: UnixStream, stop: CancellationToken) {
         let mut lines = Lines::new(stream);
-        let place = Arc::clone(&self.places).try_acquire_owned();
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
         let ended =
-            match self.admit(lines.stream()).and_then(|caller| Ok((caller, place.map_err(|_| busy())?))) {
-                Ok((caller, place)) => self.calls(lines, caller, place, &stop).await,
+            match self.admit(lines.stream()).and_then(|caller| Ok((caller, permit.map_err(|_| busy())?))) {
+                Ok((caller, permit)) => self.calls(lines, caller, permit, &stop).await,
                 Err(refusal) => lines.write(&Answer::refused(&refusal)).await,
             };
         if let Err(error) = ended {
-            tracing::debug!(%error, "a JSON-RPC connection ended badly");
+            tracing::debug!(%error, "a JSON-RPC connection failed");
         }
     }
 
-    /// Who calls, if they may.
+    /// The caller, if it may call.
     fn admit(&self, stream: &UnixStream) -> Result<Caller, RpcError> {
         let unknown =
-            |error: io::Error| RpcError::new(Code::Denied, format!("who calls is not known: {error}"));
+            |error: io::Error| RpcError::new(Code::Denied, format!("cannot tell which user calls: {error}"));
         let peer = stream.peer_cred().map_err(unknown)?;
         let uid = peer.uid();
         if self.uids.is_empty() || self.uids.contains(&uid) {
             return Ok(Caller::Process { uid, pid: peer.pid().filter(|pid| *pid != 0) });
         }
-        tracing::warn!(uid, "refused a JSON-RPC connection of a user that is not in jsonrpc.uids");
+        tracing::warn!(uid, "refused a JSON-RPC connection from a user that is not in jsonrpc.uids");
         let cause =
             format!("user {uid} may not call: jsonrpc.uids in the daemon's configuration does not name it");
         Err(RpcError::new(Code::Denied, cause))
     }
 
-    /// Answers call after call until the caller ends, or its connection becomes a stream.
+    /// Answers calls until the caller closes the connection, or a call turns it into a stream.
     async fn calls(
         self,
         mut lines: Lines,
         caller: Caller,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> io::Result<()> {
         loop {
@@ -167,14 +168,14 @@ impl Front {
                 let (stream, early) = lines.into_parts();
                 self.streams.spawn(async move {
                     bridge::run(stream, early, *conn).await;
-                    drop(place);
+                    drop(permit);
                 });
                 return Ok(());
             }
         }
     }
 
-    /// Answers one call. Gives what the connection becomes, if it becomes something else.
+    /// Answers one call. Returns the stream that the connection becomes, if the call asked for that.
     async fn answer(
         &self,
         lines: &mut Lines,
@@ -212,10 +213,10 @@ impl Front {
             "pod.unregister" => self.unregister(params),
             "session.list" => self.list_sessions(params),
             "rpc.discover" => serde_json::from_str(SCHEMA)
-                .map_err(|error| RpcError::new(Code::Internal, format!("the schema is no JSON: {error}"))),
+                .map_err(|error| RpcError::new(Code::Internal, format!("the schema is not JSON: {error}"))),
             other => Err(RpcError::new(
                 Code::Unsupported,
-                format!("there is no method {other:?}; rpc.discover tells what there is"),
+                format!("there is no method {other:?}; rpc.discover lists the methods"),
             )),
         })
     }
@@ -231,7 +232,7 @@ impl Front {
 }
 
 fn busy() -> RpcError {
-    let cause = format!("all {CONNECTIONS} connections are in use; end some or try later");
+    let cause = format!("all {MAX_CONNECTIONS} connections are in use; close some or try again later");
     RpcError::new(Code::Busy, cause)
 }
 
@@ -241,19 +242,19 @@ mod tests {
 
     use super::*;
 
-    fn front() -> Front {
+    fn front() -> JsonRpcFront {
         let (pods, accounts) = (Arc::<Registry>::default(), Accounts::default());
         let limit = std::time::Duration::from_secs(10);
         let dialer = Dialer::new(Arc::clone(&pods), accounts.clone(), limit).unwrap();
         let streaming = Server::new(gangplank_streaming::Config::default(), dialer.clone());
-        Front::new(pods, dialer, streaming, accounts, &[])
+        JsonRpcFront::new(pods, dialer, streaming, accounts, &[])
     }
 
-    /// What a caller hears that connects and calls; the connection stays open with what is given.
-    async fn calls(front: &Front) -> (Value, UnixStream) {
+    /// Connects and calls; returns the answer, and the connection so that it stays open.
+    async fn calls(front: &JsonRpcFront) -> (Value, UnixStream) {
         let (mut caller, served) = UnixStream::pair().unwrap();
         tokio::spawn(front.clone().connection(served, CancellationToken::new()));
-        // One that is refused may be closed already.
+        // A refused connection may be closed already.
         let _ = caller.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pod.list\"}\n").await;
         let mut line = String::new();
         BufReader::new(&mut caller).read_line(&mut line).await.unwrap();
@@ -261,25 +262,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn as_many_connections_are_served_as_there_are_places() {
+    async fn connections_beyond_the_limit_are_refused() {
         let front = front();
-        assert_eq!(front.places.available_permits(), CONNECTIONS);
-        let others = front.places.clone().acquire_many_owned(CONNECTIONS as u32 - 1).await.unwrap();
+        assert_eq!(front.permits.available_permits(), MAX_CONNECTIONS);
+        let others = front.permits.clone().acquire_many_owned(MAX_CONNECTIONS as u32 - 1).await.unwrap();
         let (answer, last) = calls(&front).await;
         assert!(answer["result"].is_object(), "{answer}");
         let (answer, _refused) = calls(&front).await;
         assert_eq!(answer["error"]["code"], Code::Busy.number(), "{answer}");
         assert!(answer["error"]["message"].as_str().unwrap().contains("4096 connections"), "{answer}");
         drop(last);
-        // Its place comes back when its end has been seen.
-        let back = front.places.clone().acquire_owned().await.unwrap();
+        // The permit is released once the server has seen the end.
+        let back = front.permits.clone().acquire_owned().await.unwrap();
         drop((back, others));
         let (answer, _) = calls(&front).await;
         assert!(answer["result"].is_object(), "{answer}");
     }
 
     #[test]
-    fn the_schema_and_the_documentation_name_every_method() {
+    fn the_schema_and_the_documentation_list_every_method() {
         let schema: Value = serde_json::from_str(SCHEMA).unwrap();
         let named: Vec<_> =
             schema["methods"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();

@@ -1,8 +1,8 @@
-//! The Kubernetes front: as much of the Kubernetes API, by plain HTTP/1.1, as an unmodified kubectl needs to
-//! get pods and to forward their ports.
+//! The Kubernetes front: the part of the Kubernetes API, over plain HTTP/1.1, that an unmodified kubectl needs to get pods
+//! and to forward their ports.
 //!
-//! Everything here is read-only but the sessions. What is not served is answered by a `Status` with a sentence,
-//! which kubectl prints.
+//! Everything except port-forward sessions is read-only. A request that is not served gets a `Status` whose message
+//! kubectl prints.
 
 mod accept;
 mod answer;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::answer::Refusal;
-use self::route::Route;
+use self::route::ApiRoute;
 use crate::daemon::dial::Dialer;
 use crate::daemon::pods::{Pod, Registry};
 use crate::listen::accept;
@@ -39,22 +39,23 @@ use crate::listen::accept;
 /// How long a request's head may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Answer = Response<Full<Bytes>>;
+type ApiResponse = Response<Full<Bytes>>;
 
 /// Answers requests to the Kubernetes API.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct KubeApiFront {
     pods: Arc<Registry>,
     streaming: Server<Dialer>,
 }
 
-impl Front {
-    /// Answers from `pods`, with sessions of this streaming server.
+impl KubeApiFront {
+    /// A front that answers from `pods`, with sessions of this streaming server.
     pub(crate) fn new(pods: Arc<Registry>, streaming: Server<Dialer>) -> Self {
         Self { pods, streaming }
     }
 
-    /// Serves until `stop`, then ends with the last request under way. Sessions are not requests any more.
+    /// Serves until `stop`, and returns when the last pending request has been answered. Sessions have been upgraded and do
+    /// not count.
     pub(crate) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
@@ -71,11 +72,11 @@ impl Front {
     }
 
     async fn connection(self, stream: TcpStream, stop: CancellationToken) {
-        // Sessions come over this socket: waiting for more to send would only add latency.
+        // Sessions use this socket, and Nagle's algorithm would delay their small frames.
         let _ = stream.set_nodelay(true);
         let client = stream.peer_addr().ok();
         let answer = service_fn(move |mut request: Request<Incoming>| {
-            // The streaming server names it when a session opens and closes.
+            // The streaming server logs it when a session opens and closes.
             if let Some(client) = client {
                 request.extensions_mut().insert(client);
             }
@@ -93,27 +94,28 @@ impl Front {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "a connection to the Kubernetes API ended badly");
+            tracing::debug!(%error, "a connection to the Kubernetes API failed");
         }
     }
 
-    fn answer(&self, request: Request<Incoming>) -> Answer {
+    fn answer(&self, request: Request<Incoming>) -> ApiResponse {
         tracing::debug!(method = %request.method(), path = request.uri().path(), "Kubernetes API request");
-        self.try_answer(request).unwrap_or_else(Refusal::into_answer)
+        self.try_answer(request).unwrap_or_else(Refusal::into_response)
     }
 
-    fn try_answer(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    fn try_answer(&self, request: Request<Incoming>) -> Result<ApiResponse, Refusal> {
+        // First: a web page must not even learn which pods there are.
         if !origin::is_own(request.headers()) {
             return Err(Refusal::browser());
         }
-        match Route::of(request.method(), request.uri().path())? {
-            Route::PortForward { namespace, name } => {
+        match ApiRoute::of(request.method(), request.uri().path())? {
+            ApiRoute::PortForward { namespace, name } => {
                 let sandbox = Arc::clone(&self.pod(namespace, name)?.id);
                 let ports = ports::of_query(request.uri().query().unwrap_or_default())?;
                 Ok(self.streaming.port_forward(request, sandbox, ports))
             }
-            Route::Document(document) => Ok(discovery::answer(document)),
-            Route::Objects(wanted) => objects::answer(&self.pods, wanted, &request),
+            ApiRoute::Document(document) => Ok(discovery::answer(document)),
+            ApiRoute::Objects(wanted) => objects::answer(&self.pods, wanted, &request),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Events, on standard error.
+//! The log, on standard error.
 
 use std::io::IsTerminal;
 
@@ -8,13 +8,13 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt};
 
-use crate::daemon::config::{Log, LogFormat, LogLevel};
+use crate::daemon::config::{LogFormat, LogLevel, LogSection};
 
-/// The crates whose events the level is about. Of others only warnings are shown.
-const OURS: [&str; 4] = ["gangplank", "gangplank_streaming", "channel", "spdy_rs"];
+/// Prefixes of the crates to which the level applies. Other crates log warnings and errors at most.
+const OUR_CRATES: [&str; 2] = ["gangplank", "spdy_rs"];
 
-/// Writes events from now on. Only the first call of a process has an effect.
-pub(crate) fn start(log: &Log) {
+/// Starts the log. Only the first call in a process has an effect.
+pub(crate) fn start(log: &LogSection) {
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Text => {
             fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
@@ -24,14 +24,14 @@ pub(crate) fn start(log: &Log) {
     let level = level(log.level);
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_targets(OURS.map(|ours| (ours, level)));
+        .with_targets(OUR_CRATES.map(|name| (name, level)));
     let mut layers = vec![lines.with_filter(filter).boxed()];
     if log.audit {
-        // For machines whatever the format of the rest is, and whatever its level.
+        // Audit lines are for machines: always JSON, and independent of the level.
         let lines = fmt::layer().with_writer(std::io::stderr).json().flatten_event(true);
         layers.push(lines.with_filter(Targets::new().with_target("audit", LevelFilter::INFO)).boxed());
     }
-    // Fails when events are written already, and then goes on as it was.
+    // Fails if the log has already been started, which then goes on unchanged.
     let _ = tracing_subscriber::registry().with(layers).try_init();
 }
 

@@ -1,6 +1,6 @@
-//! What is counted, and the page that shows it: Prometheus' text format.
+//! The metrics, and their page in Prometheus' text format.
 //!
-//! No label has more values than this program knows beforehand: kinds of endpoints, results, directions, methods.
+//! All label values are fixed names (kinds of endpoints, results, directions, methods), so the page has a bounded size.
 
 mod server;
 
@@ -15,54 +15,54 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub(crate) use self::server::Page;
+pub(crate) use self::server::MetricsPage;
 
-/// From half a millisecond, a dial on this machine, to the longest that a dial may take.
-const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
+/// The buckets of histograms, in seconds: from a dial on this machine to the longest that a dial may take.
+const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfKind {
+struct EndpointLabel {
     endpoint: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Dial {
+struct DialLabels {
     endpoint: &'static str,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Bytes {
+struct BytesLabels {
     endpoint: &'static str,
     direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct CallLabels {
     method: &'static str,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
+struct CauseLabel {
     cause: &'static str,
 }
 
-/// All that is counted outside the streaming server.
+/// Everything that is counted outside the streaming server.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    dials: Family<Dial, Counter>,
-    dial_seconds: Family<OfKind, Histogram>,
-    first_byte_seconds: Family<OfKind, Histogram>,
-    bytes: Family<Bytes, Counter>,
-    connections_open: Family<OfKind, Gauge>,
-    connections: Family<Dial, Counter>,
-    calls: Family<Call, Counter>,
+    dials: Family<DialLabels, Counter>,
+    dial_seconds: Family<EndpointLabel, Histogram>,
+    first_byte_seconds: Family<EndpointLabel, Histogram>,
+    bytes: Family<BytesLabels, Counter>,
+    connections_open: Family<EndpointLabel, Gauge>,
+    connections: Family<DialLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let histograms = || Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
+        let histograms = || Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         Self {
             dials: Family::default(),
             dial_seconds: histograms(),
@@ -76,36 +76,37 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A dial has ended so, after this time.
+    /// Counts a dial with its result and how long it took.
     pub(crate) fn dialled(&self, endpoint: &'static str, result: &'static str, took: Duration) {
-        self.dials.get_or_create(&Dial { endpoint, result }).inc();
-        self.dial_seconds.get_or_create(&OfKind { endpoint }).observe(took.as_secs_f64());
+        self.dials.get_or_create(&DialLabels { endpoint, result }).inc();
+        self.dial_seconds.get_or_create(&EndpointLabel { endpoint }).observe(took.as_secs_f64());
     }
 
-    /// The pod's first byte came this long after its port was connected.
+    /// Records how long after the connection the pod's first byte came.
     pub(crate) fn first_byte(&self, endpoint: &'static str, took: Duration) {
-        self.first_byte_seconds.get_or_create(&OfKind { endpoint }).observe(took.as_secs_f64());
+        self.first_byte_seconds.get_or_create(&EndpointLabel { endpoint }).observe(took.as_secs_f64());
     }
 
-    /// A connection has opened.
+    /// Counts a connection that has opened.
     pub(crate) fn opened(&self, endpoint: &'static str) {
-        self.connections_open.get_or_create(&OfKind { endpoint }).inc();
+        self.connections_open.get_or_create(&EndpointLabel { endpoint }).inc();
     }
 
-    /// A connection has ended so.
+    /// Counts a connection that has ended, with its result.
     pub(crate) fn closed(&self, endpoint: &'static str, result: &'static str) {
-        self.connections_open.get_or_create(&OfKind { endpoint }).dec();
-        self.connections.get_or_create(&Dial { endpoint, result }).inc();
+        self.connections_open.get_or_create(&EndpointLabel { endpoint }).dec();
+        self.connections.get_or_create(&DialLabels { endpoint, result }).inc();
     }
 
-    /// The counters of bytes to pods and from pods.
+    /// The counters of bytes to pods, and from pods.
     pub(crate) fn bytes(&self, endpoint: &'static str) -> [Counter; 2] {
-        ["to_pod", "from_pod"].map(|direction| self.bytes.get_or_create_owned(&Bytes { endpoint, direction }))
+        ["to_pod", "from_pod"]
+            .map(|direction| self.bytes.get_or_create_owned(&BytesLabels { endpoint, direction }))
     }
 
-    /// A JSON-RPC call has been answered so.
+    /// Counts a JSON-RPC call with its result.
     pub(crate) fn called(&self, method: &'static str, result: &'static str) {
-        self.calls.get_or_create(&Call { method, result }).inc();
+        self.calls.get_or_create(&CallLabels { method, result }).inc();
     }
 
     /// The whole page.
@@ -113,7 +114,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("gangplank");
         self.register(&mut registry);
         register_sessions(&mut registry, streaming);
-        registry.register("pods", "Pods that are known.", ConstGauge::new(pods as u64));
+        registry.register("pods", "Known pods.", ConstGauge::new(pods as u64));
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);
@@ -121,35 +122,31 @@ impl Metrics {
     }
 
     fn register(&self, to: &mut Registry) {
-        to.register("dials", "Dials into pods, by what came of them.", self.dials.clone());
-        to.register("dial_seconds", "How long dials took, whatever came of them.", self.dial_seconds.clone());
+        to.register("dials", "Dials into pods, by result.", self.dials.clone());
+        to.register("dial_seconds", "How long dials took, whatever their result.", self.dial_seconds.clone());
         to.register(
             "first_byte_seconds",
-            "How long after a connection was there the pod's first byte came.",
+            "How long after a connection was established the pod's first byte came.",
             self.first_byte_seconds.clone(),
         );
-        to.register("bytes", "Bytes moved, as they move.", self.bytes.clone());
-        to.register(
-            "connections_open",
-            "Connections into pods that are open.",
-            self.connections_open.clone(),
-        );
+        to.register("bytes", "Bytes moved, counted as they move.", self.bytes.clone());
+        to.register("connections_open", "Open connections into pods.", self.connections_open.clone());
         to.register(
             "connections",
-            "Connections into pods that have ended, by how.",
+            "Connections into pods that have ended, by result.",
             self.connections.clone(),
         );
-        to.register("jsonrpc_calls", "JSON-RPC calls, by what came of them.", self.calls.clone());
+        to.register("jsonrpc_calls", "JSON-RPC calls, by result.", self.calls.clone());
     }
 }
 
-/// What the streaming server counts itself.
+/// The streaming server's own counters.
 fn register_sessions(to: &mut Registry, streaming: &Snapshot) {
     let gauge = ConstGauge::<u64>::new;
-    to.register("sessions_open", "Port-forward sessions that are open.", gauge(streaming.sessions_open));
+    to.register("sessions_open", "Open port-forward sessions.", gauge(streaming.sessions_open));
     to.register(
         "sessions",
-        "Port-forward sessions that have been opened.",
+        "Port-forward sessions opened so far.",
         ConstCounter::new(streaming.sessions_total),
     );
     to.register(
@@ -159,19 +156,19 @@ fn register_sessions(to: &mut Registry, streaming: &Snapshot) {
     );
     to.register(
         "session_held_bytes",
-        "Bytes held for pods that do not read, out of each session's budget.",
+        "Bytes buffered for pods that do not read, out of the sessions' budgets.",
         gauge(streaming.bytes_held),
     );
-    let resets = Family::<Cause, Counter>::default();
+    let resets = Family::<CauseLabel, Counter>::default();
     for (kind, count) in &streaming.dials_failed {
-        resets.get_or_create(&Cause { cause: kind.name() }).inc_by(*count);
+        resets.get_or_create(&CauseLabel { cause: kind.name() }).inc_by(*count);
     }
-    resets.get_or_create(&Cause { cause: "connection_failed" }).inc_by(streaming.connections_failed);
-    resets.get_or_create(&Cause { cause: "stuck" }).inc_by(streaming.streams_stuck);
+    resets.get_or_create(&CauseLabel { cause: "connection_failed" }).inc_by(streaming.connections_failed);
+    resets.get_or_create(&CauseLabel { cause: "stuck" }).inc_by(streaming.streams_stuck);
     to.register(
         "resets",
-        "Connections of port-forward sessions that were reset, by why: a failed dial's kind, connection_failed \
-         after it was there, or stuck, which is a pod that held up its session.",
+        "Connections of port-forward sessions that were reset, by cause: the kind of a failed dial, connection_failed \
+         for one that failed later, or stuck for a pod that blocked its session.",
         resets,
     );
 }

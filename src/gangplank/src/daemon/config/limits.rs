@@ -1,26 +1,26 @@
-//! `[limits]`: the streaming server's limits, by their own names.
+//! `[limits]`: the streaming server's limits, under the same names.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::{Bytes, value};
+use super::value::{ByteSize, value};
 
 /// Every field of [`gangplank_streaming::Limits`]; the defaults are the streaming server's.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Limits {
+pub(crate) struct LimitsSection {
     sessions: NonZeroUsize,
     streams: NonZeroUsize,
     #[serde(deserialize_with = "value")]
-    session_budget: Bytes,
+    session_budget: ByteSize,
     pending_tokens: NonZeroUsize,
     #[serde(deserialize_with = "value")]
     token_ttl: Duration,
     #[serde(deserialize_with = "value")]
-    request_head: Bytes,
+    request_head: ByteSize,
     #[serde(deserialize_with = "value")]
     request_head_timeout: Duration,
     #[serde(deserialize_with = "value")]
@@ -39,18 +39,18 @@ pub(crate) struct Limits {
     linger: Duration,
 }
 
-impl Default for Limits {
+impl Default for LimitsSection {
     fn default() -> Self {
-        // No default of the streaming server is zero; should one ever be, one is the nearest there is.
+        // No default of the streaming server is zero. If one ever is, use the nearest value a key may have.
         let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         let limits = gangplank_streaming::Limits::default();
         Self {
             sessions: count(limits.sessions),
             streams: count(limits.streams),
-            session_budget: Bytes(limits.session_budget),
+            session_budget: ByteSize(limits.session_budget),
             pending_tokens: count(limits.pending_tokens),
             token_ttl: limits.token_ttl,
-            request_head: Bytes(limits.request_head),
+            request_head: ByteSize(limits.request_head),
             request_head_timeout: limits.request_head_timeout,
             dial_timeout: limits.dial_timeout,
             pair_timeout: limits.pair_timeout,
@@ -63,8 +63,8 @@ impl Default for Limits {
     }
 }
 
-impl From<&Limits> for gangplank_streaming::Limits {
-    fn from(limits: &Limits) -> Self {
+impl From<&LimitsSection> for gangplank_streaming::Limits {
+    fn from(limits: &LimitsSection) -> Self {
         Self {
             sessions: limits.sessions.get(),
             streams: limits.streams.get(),

@@ -11,14 +11,14 @@ use crate::unix_url::UnixUrl;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct JsonRpc {
+pub(crate) struct JsonRpcSection {
     /// The socket.
     #[serde(deserialize_with = "value")]
     pub(crate) listen: UnixUrl,
     /// Its file mode.
     #[serde(default = "owner_only", deserialize_with = "value")]
     pub(crate) socket_mode: SocketMode,
-    /// The users that may call, of those whom the mode lets in; all of these if there are none.
+    /// The users that may call, among those that the file mode admits. Empty: all of them.
     #[serde(default)]
     pub(crate) uids: Vec<u32>,
 }
@@ -27,11 +27,11 @@ pub(crate) struct JsonRpc {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Metrics {
-    /// Where they are shown.
+pub(crate) struct MetricsSection {
+    /// Where they are served.
     #[serde(deserialize_with = "value")]
     pub(crate) listen: SocketAddr,
-    /// Whether `listen` may be an address that others can reach.
+    /// Whether `listen` may be an address that other machines can reach.
     #[serde(default)]
     pub(crate) allow_non_loopback: bool,
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// For the round trip through TOML.
+/// Serializes a value as its text, for the round trip through TOML.
 pub(super) fn as_text<T: std::fmt::Display, S: serde::Serializer>(
     value: &T,
     to: S,
@@ -16,25 +16,25 @@ fn load(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("x.toml"), text)
 }
 
-/// The sentence that tells what is wrong.
+/// The error message of an invalid file.
 fn complaint(text: &str) -> String {
     load(text).expect_err(text).to_string()
 }
 
-/// The sample with every key in force.
+/// The sample with every key uncommented.
 fn sample_uncommented() -> String {
     let key = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let line = |line: &'static str| line.strip_prefix('#').filter(|rest| key(rest)).unwrap_or(line);
     SAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The names of all keys with their sections.
+/// The names of all keys, with their sections.
 fn keys(value: &toml::Value, path: &str, into: &mut BTreeSet<String>) {
     match value {
         toml::Value::Table(table) => {
             for (key, value) in table {
                 let path = format!("{path}.{key}");
-                // Labels are the user's own keys, durations are tables only to the serializer.
+                // Labels have keys that the user chooses.
                 if !matches!(key.as_str(), "labels") {
                     keys(value, &path, into);
                 }
@@ -47,7 +47,7 @@ fn keys(value: &toml::Value, path: &str, into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_sample_loads_as_it_is_and_changes_nothing() {
+fn the_sample_loads_and_changes_no_default() {
     assert_eq!(load(SAMPLE).unwrap(), Config::default());
 }
 
@@ -90,27 +90,27 @@ fn limits_reach_the_streaming_server() {
 }
 
 #[test]
-fn files_for_tls_that_are_not_there_are_named() {
+fn a_missing_tls_file_is_named() {
     let config = load("[streaming.tls]\ncert = \"/nowhere/cert.pem\"\nkey = \"/nowhere/key.pem\"");
     let error = config.unwrap().streaming_server().unwrap_err().to_string();
     assert!(error.contains("/nowhere/cert.pem"), "{error}");
 }
 
 #[test]
-fn a_wrong_key_is_named_with_line_and_alternatives() {
+fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     let complaint = complaint("[cri]\n\nlisten_on = 1\n");
     assert!(complaint.starts_with("x.toml:3: cri.listen_on: unknown field `listen_on`"), "{complaint}");
     assert!(complaint.contains("`listen`, `socket_mode`, `upstream`"), "{complaint}");
 }
 
 #[test]
-fn a_wrong_section_is_named() {
+fn an_unknown_section_is_named() {
     let complaint = complaint("[crl]\nlisten = 1\n");
     assert!(complaint.starts_with("x.toml:1: crl: unknown field `crl`"), "{complaint}");
 }
 
 #[test]
-fn wrong_values_are_named_with_what_was_expected() {
+fn an_invalid_value_is_named_with_what_was_expected() {
     for (text, start, expected) in [
         ("[cri]\nlisten = \"/x\"", "x.toml:2: cri.listen: invalid value: string \"/x\"", "unix:///run"),
         ("[limits]\nstreams = 0", "x.toml:2: limits.streams: ", "nonzero"),
@@ -151,19 +151,19 @@ fn a_pod_needs_id_name_uid_and_a_known_endpoint() {
 }
 
 #[test]
-fn pods_have_ids_and_names_of_their_own() {
+fn ids_and_names_of_pods_are_unique() {
     let pod = |id: &str, name: &str| {
         format!("[[pod]]\nid = \"{id}\"\nname = \"{name}\"\nuid = \"u\"\nendpoint = \"unix:///x\"\n")
     };
     let twice = complaint(&(pod("a", "one") + &pod("a", "two")));
-    assert!(twice.starts_with("x.toml: pod[1].id: \"a\" is already that of pod[0]"), "{twice}");
+    assert!(twice.starts_with("x.toml: pod[1].id: \"a\" is already used by pod[0]"), "{twice}");
     let twice = complaint(&(pod("a", "one") + &pod("b", "one")));
     assert!(twice.starts_with("x.toml: pod[1].name: \"default/one\""), "{twice}");
     load(&(pod("a", "one") + &pod("ab", "two"))).unwrap();
 }
 
 #[test]
-fn rules_are_those_of_a_runtime_behind() {
+fn route_rules_need_an_upstream_runtime() {
     let rule = "[[runtime]]\nhandler = \"kata\"\nendpoint = \"unix:///x/{sandbox}/r.sock\"\n";
     let upstream = "[cri]\nupstream = \"unix:///run/containerd/containerd.sock\"\nnetns = true\n";
     let allow = "[annotations]\nallow = true\ndirectory = \"/run/vm\"\n";
@@ -183,7 +183,7 @@ fn rules_are_those_of_a_runtime_behind() {
     }
     let twice = complaint(&format!("{upstream}{rule}{rule}"));
     assert!(
-        twice.starts_with("x.toml: runtime[1].handler: \"kata\" is already that of runtime[0]"),
+        twice.starts_with("x.toml: runtime[1].handler: \"kata\" is already used by runtime[0]"),
         "{twice}"
     );
     let fixed = complaint(&format!("{upstream}{}", rule.replace("/{sandbox}", "")));
@@ -191,7 +191,7 @@ fn rules_are_those_of_a_runtime_behind() {
 }
 
 #[test]
-fn only_loopback_addresses_go_without_saying() {
+fn other_than_loopback_addresses_need_permission() {
     for section in ["streaming", "kube_api"] {
         for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
             let text = format!("[{section}]\nlisten = \"{address}\"\n");
@@ -207,13 +207,13 @@ fn only_loopback_addresses_go_without_saying() {
 }
 
 #[test]
-fn what_is_not_toml_is_an_error_with_its_line() {
+fn invalid_toml_is_an_error_with_its_line() {
     let complaint = complaint("[cri]\nlisten = \n");
     assert!(complaint.starts_with("x.toml:2: "), "{complaint}");
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let complaint = Config::load(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
     assert!(complaint.contains("/nowhere/x.toml"), "{complaint}");
     assert!(complaint.contains("--config"), "{complaint}");

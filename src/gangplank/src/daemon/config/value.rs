@@ -1,4 +1,4 @@
-//! Values that TOML has no type for. Each is a string in the file; each error says what was expected.
+//! Values that TOML has no type for. Each is a string in the file, and each error says what was expected.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,33 +13,33 @@ use gangplank_dial::PodEndpoint;
 use crate::daemon::pods::EndpointTemplate;
 use crate::unix_url::UnixUrl;
 
-/// Something written as a string.
-pub(super) trait Value: Sized {
+/// A value that is written as a string.
+pub(super) trait ConfigValue: Sized {
     /// Ends the sentence "invalid value …, expected …".
     const EXPECTED: &'static str;
 
-    /// The value, unless the text is not one.
+    /// Parses the text; `None` if it is not a valid value.
     fn parse(text: &str) -> Option<Self>;
 }
 
-/// Reads any [`Value`]; for `#[serde(deserialize_with = "value")]`.
-pub(super) fn value<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<V, D::Error> {
+/// Reads any [`ConfigValue`]; for `#[serde(deserialize_with = "value")]`.
+pub(super) fn value<'de, D: Deserializer<'de>, V: ConfigValue>(from: D) -> Result<V, D::Error> {
     from.deserialize_str(Text(PhantomData))
 }
 
-/// The same of a key that may be left out; for `#[serde(default, deserialize_with = "optional")]`.
-pub(super) fn optional<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<Option<V>, D::Error> {
+/// The same for a key that may be left out; for `#[serde(default, deserialize_with = "optional")]`.
+pub(super) fn optional<'de, D: Deserializer<'de>, V: ConfigValue>(from: D) -> Result<Option<V>, D::Error> {
     value(from).map(Some)
 }
 
-/// The same of a list; for `#[serde(default, deserialize_with = "values")]`.
-pub(super) fn values<'de, D: Deserializer<'de>, V: Value>(from: D) -> Result<Vec<V>, D::Error> {
+/// The same for a list; for `#[serde(default, deserialize_with = "values")]`.
+pub(super) fn values<'de, D: Deserializer<'de>, V: ConfigValue>(from: D) -> Result<Vec<V>, D::Error> {
     from.deserialize_seq(List(PhantomData))
 }
 
 struct List<V>(PhantomData<V>);
 
-impl<'de, V: Value> Visitor<'de> for List<V> {
+impl<'de, V: ConfigValue> Visitor<'de> for List<V> {
     type Value = Vec<V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +57,7 @@ impl<'de, V: Value> Visitor<'de> for List<V> {
 
 struct Text<V>(PhantomData<V>);
 
-impl<'de, V: Value> DeserializeSeed<'de> for Text<V> {
+impl<'de, V: ConfigValue> DeserializeSeed<'de> for Text<V> {
     type Value = V;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<V, D::Error> {
@@ -65,7 +65,7 @@ impl<'de, V: Value> DeserializeSeed<'de> for Text<V> {
     }
 }
 
-impl<V: Value> Visitor<'_> for Text<V> {
+impl<V: ConfigValue> Visitor<'_> for Text<V> {
     type Value = V;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +77,7 @@ impl<V: Value> Visitor<'_> for Text<V> {
     }
 }
 
-impl Value for Duration {
+impl ConfigValue for Duration {
     const EXPECTED: &'static str = r#"a duration above zero as a string, such as "500ms", "10s" or "4h""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -85,12 +85,12 @@ impl Value for Duration {
     }
 }
 
-/// How long living sessions may go on at shutdown. Unlike other durations it may be zero.
+/// How long open sessions get at shutdown. Unlike other durations, it may be zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct Grace(pub(crate) Duration);
 
-impl Value for Grace {
+impl ConfigValue for Grace {
     const EXPECTED: &'static str =
         r#"a duration as a string, such as "30s", or "0s" to end sessions at once"#;
 
@@ -102,9 +102,9 @@ impl Value for Grace {
 /// A number of bytes above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(super) struct Bytes(pub(super) usize);
+pub(super) struct ByteSize(pub(super) usize);
 
-impl Value for Bytes {
+impl ConfigValue for ByteSize {
     const EXPECTED: &'static str = r#"a size above zero as a string, such as "512B", "16KiB" or "16MiB""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -121,7 +121,7 @@ impl Value for Bytes {
     }
 }
 
-impl Value for SocketAddr {
+impl ConfigValue for SocketAddr {
     const EXPECTED: &'static str =
         r#"an address and a port as a string, such as "127.0.0.1:8001" or "[::1]:0" (0: any free port)"#;
 
@@ -130,7 +130,7 @@ impl Value for SocketAddr {
     }
 }
 
-impl Value for UnixUrl {
+impl ConfigValue for UnixUrl {
     const EXPECTED: &'static str = r#"the URL of a Unix socket with an absolute path of at most 107 bytes, such as "unix:///run/gangplank/cri.sock""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -138,12 +138,12 @@ impl Value for UnixUrl {
     }
 }
 
-/// Who may use a Unix socket.
+/// The file mode of a Unix socket, which decides who may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct SocketMode(pub(crate) u32);
 
-impl Value for SocketMode {
+impl ConfigValue for SocketMode {
     const EXPECTED: &'static str = r#"an octal file mode as a string, such as "0600" or "0660""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -152,12 +152,12 @@ impl Value for SocketMode {
     }
 }
 
-/// The id of a sandbox or the uid of a pod. Clients refuse an empty one.
+/// The id of a sandbox, or the uid of a pod. Clients reject an empty one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct Id(pub(crate) String);
 
-impl Value for Id {
+impl ConfigValue for Id {
     const EXPECTED: &'static str = "an id of 1 to 128 letters, digits, dots, dashes and underscores";
 
     fn parse(text: &str) -> Option<Self> {
@@ -171,7 +171,7 @@ impl Value for Id {
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct DnsName(pub(crate) String);
 
-impl Value for DnsName {
+impl ConfigValue for DnsName {
     const EXPECTED: &'static str = "a Kubernetes name of 1 to 253 lower-case letters, digits, dots and dashes that begins and ends with a letter or digit";
 
     fn parse(text: &str) -> Option<Self> {
@@ -182,7 +182,7 @@ impl Value for DnsName {
     }
 }
 
-impl Value for PodEndpoint {
+impl ConfigValue for PodEndpoint {
     const EXPECTED: &'static str = Self::EXPECTED;
 
     fn parse(text: &str) -> Option<Self> {
@@ -190,7 +190,7 @@ impl Value for PodEndpoint {
     }
 }
 
-impl Value for EndpointTemplate {
+impl ConfigValue for EndpointTemplate {
     const EXPECTED: &'static str = EndpointTemplate::EXPECTED;
 
     fn parse(text: &str) -> Option<Self> {
@@ -198,12 +198,12 @@ impl Value for EndpointTemplate {
     }
 }
 
-/// Where a file or a folder lies.
+/// The absolute path of a file or a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Absolute(pub(crate) PathBuf);
+pub(crate) struct AbsolutePath(pub(crate) PathBuf);
 
-impl Value for Absolute {
+impl ConfigValue for AbsolutePath {
     const EXPECTED: &'static str = r#"an absolute path, such as "/run/vc/vm""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -211,11 +211,11 @@ impl Value for Absolute {
     }
 }
 
-/// Whether an address in a pod may be dialled.
+/// A rule on which addresses in pods may be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DialRule(pub(crate) gangplank_dial::Rule);
 
-impl Value for DialRule {
+impl ConfigValue for DialRule {
     const EXPECTED: &'static str = r#"a rule: "allow PATTERN" or "deny PATTERN", where PATTERN is NETWORK:ADDRESS:PORT or unix:/PATH, such as "allow tcp:10.0.0.0/8:80", "deny *:loopback:22" or "allow unix:/run/app/*""#;
 
     fn parse(text: &str) -> Option<Self> {
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        let bytes = |text| Bytes::parse(text).map(|bytes| bytes.0);
+        let bytes = |text| ByteSize::parse(text).map(|bytes| bytes.0);
         assert_eq!(bytes("512B"), Some(512));
         assert_eq!(bytes("16KiB"), Some(16 << 10));
         assert_eq!(bytes("16 MiB"), Some(16 << 20));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_above_zero_except_the_grace() {
+    fn only_the_grace_may_be_zero() {
         assert_eq!(Duration::parse("1h 30m"), Some(Duration::from_secs(5400)));
         assert_eq!(Duration::parse("0s"), None);
         assert_eq!(Duration::parse("10"), None);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_kubernetes() {
+    fn names_follow_the_rules_of_kubernetes() {
         for right in ["demo", "a", "web-1.example"] {
             assert!(DnsName::parse(right).is_some(), "{right:?}");
         }

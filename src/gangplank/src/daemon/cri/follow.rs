@@ -176,7 +176,7 @@ impl Follower {
 
     /// Runtimes accept a prefix in place of an id.
     fn full(&self, id: &str) -> Arc<str> {
-        match &self.inner.pods.begun_by(id)[..] {
+        match &self.inner.pods.with_prefix(id)[..] {
             [only] => Arc::clone(&only.id),
             _ => id.into(),
         }

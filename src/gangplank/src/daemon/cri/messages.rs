@@ -37,7 +37,7 @@ pub(super) fn status() -> StatusResponse {
 /// The sandboxes that the filter lets through.
 pub(super) fn list(pods: &Registry, filter: Option<PodSandboxFilter>) -> ListPodSandboxResponse {
     let filter = filter.unwrap_or_default();
-    let begun = pods.begun_by(&filter.id);
+    let begun = pods.with_prefix(&filter.id);
     let items = begun.iter().map(|pod| sandbox(pod)).filter(|sandbox| wanted(sandbox, &filter));
     ListPodSandboxResponse { items: items.collect() }
 }

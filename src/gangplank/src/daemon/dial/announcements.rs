@@ -47,7 +47,7 @@ pub(super) async fn announced(path: PathBuf) {
 
 struct AnnouncementSocket {
     listener: std::os::unix::net::UnixListener,
-    _file: SocketFile,
+    _file: AnnouncementFile,
 }
 
 impl AnnouncementSocket {
@@ -58,7 +58,7 @@ impl AnnouncementSocket {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(folder, flags, Mode::empty())?;
-        let mut file = SocketFile { folder, name: name.to_owned(), identity: None };
+        let mut file = AnnouncementFile { folder, name: name.to_owned(), identity: None };
         file.remove_if_stale()?;
         let socket = unix_socket()?;
         // The file gets the mode of its socket, less the umask, which `serve` has cleared: there is no moment at which a
@@ -72,14 +72,14 @@ impl AnnouncementSocket {
 }
 
 /// A name in an open folder. Dropping it removes the file that was bound there, unless another has taken its place.
-struct SocketFile {
+struct AnnouncementFile {
     folder: OwnedFd,
     name: OsString,
     /// Device and inode, once bound.
     identity: Option<(u64, u64)>,
 }
 
-impl SocketFile {
+impl AnnouncementFile {
     /// Through the descriptor, because the folder's path may lead elsewhere by now.
     fn address(&self) -> io::Result<SocketAddrUnix> {
         let folder = PathBuf::from(format!("/proc/self/fd/{}", self.folder.as_raw_fd()));
@@ -108,7 +108,7 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
+impl Drop for AnnouncementFile {
     fn drop(&mut self) {
         let is_still_ours = |bound| self.stat().is_ok_and(|stat| (stat.st_dev, stat.st_ino) == bound);
         if self.identity.is_some_and(is_still_ours) {

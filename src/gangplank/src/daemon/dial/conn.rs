@@ -22,13 +22,14 @@ impl MeteredConn {
         Self { conn, meter }
     }
 
-    /// Gives the connection up: the pod sees a reset where the transport can carry one.
+    /// Gives up the connection: the pod sees a reset if the transport can carry one.
     pub(crate) fn abort(&mut self) {
         self.meter.aborted();
         self.conn.abort();
     }
 
-    /// The socket itself, if it is one in the pod's network namespace. What it moves from now on is not counted.
+    /// The socket itself, if the connection is one in the pod's network namespace. What it moves from now on is not
+    /// counted.
     pub(crate) fn into_socket(self) -> Result<TcpStream, Box<Self>> {
         let Self { conn, mut meter } = self;
         match conn.into_socket() {

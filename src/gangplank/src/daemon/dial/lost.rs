@@ -1,11 +1,13 @@
-//! Searching for lost pods: when is their guest back?
+//! The search for lost pods, whose guest seems to be gone: when is it back?
 //!
 //! ```text
-//!   a connection ends without its end, ──► lost ──► hybrid vsock: wait for the relay's announcement ──► probe ──► found
-//!   or a relay is not reached                  └──► otherwise: probe again and again ───────────────────┘
+//!   a transport is cut off, ──► lost ──┬─ hybrid vsock: wait for the relay's announcement ─┬─► probe ──► found
+//!   or a relay is not reached          ├─ otherwise: wait a moment ────────────────────────┘     │
+//!                                      └──────────────────────◄── no answer ─────────────────────┘
 //! ```
 //!
-//! A hybrid device is not touched meanwhile: vhost-device-vsock stops for good if that happens while its guest boots.
+//! A hybrid vsock device is not touched while its guest may boot: a connection at that moment stops vhost-device-vsock
+//! for good.
 
 use std::time::Duration;
 
@@ -22,10 +24,10 @@ const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
 /// After this long without an announcement, a hybrid device is probed: its relay may be too old to announce itself.
 /// Guests boot faster.
-const ANNOUNCEMENT_LIMIT: Duration = Duration::from_secs(60);
+const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a relay may take to answer a probe.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Dialer {
     /// Searches for lost pods, each on its own, until `stop`.
@@ -53,12 +55,12 @@ impl Dialer {
                 tokio::time::sleep(PROBE_PAUSE).await;
             }
         };
-        tracing::info!(sandbox = &*pod.id, "the guest of a pod seems to be gone");
+        tracing::info!(sandbox = &*pod.id, "a pod's guest seems to be gone");
         let is_back = async {
             // The pod may have been reached and lost again while this waited: then another search probes it.
             while !(self.may_be_probed(pod).await
                 && is_wanted()
-                && self.probe(pod, PROBE_LIMIT).await.is_ok())
+                && self.probe(pod, PROBE_TIMEOUT).await.is_ok())
             {}
         };
         tokio::select! {
@@ -68,7 +70,7 @@ impl Dialer {
         if lost.is_searched(&pod.id, search) {
             lost.remove(&pod.id);
         }
-        tracing::info!(sandbox = &*pod.id, "the guest of a pod is back, or the pod is gone");
+        tracing::info!(sandbox = &*pod.id, "a pod's guest is back, or the pod was removed");
     }
 
     /// Waits until it makes sense to probe the pod's relay, or to look again. The device's own socket need not exist yet.
@@ -82,7 +84,7 @@ impl Dialer {
             Some(gangplank_channel::Endpoint::Hybrid { path, port }) => {
                 // With or without an announcement, it is time to probe after this.
                 let announced = announced(announcement_path(path, *port));
-                let _ = tokio::time::timeout(ANNOUNCEMENT_LIMIT, announced).await;
+                let _ = tokio::time::timeout(ANNOUNCEMENT_TIMEOUT, announced).await;
             }
             _ => tokio::time::sleep(PROBE_PAUSE).await,
         }
@@ -103,7 +105,7 @@ mod tests {
     use crate::daemon::pods::tests::pod_at;
 
     #[tokio::test]
-    async fn a_device_is_touched_only_after_the_announcement() {
+    async fn a_device_is_probed_only_after_the_announcement() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.sock");
         let device = UnixListener::bind(&path).unwrap();
@@ -120,7 +122,7 @@ mod tests {
         while !guest.exists() {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        // Other relays would have been asked by now.
+        // Other relays would have been probed by now.
         assert!(tokio::time::timeout(4 * PROBE_PAUSE, device.accept()).await.is_err());
         drop(UnixStream::connect(&guest).await.unwrap());
         let (mut asked, _) = device.accept().await.unwrap();

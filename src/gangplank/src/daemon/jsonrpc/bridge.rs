@@ -1,8 +1,8 @@
-//! Between a caller's socket and a connection into a pod, until both have ended.
+//! Copies between a caller's socket and a connection into a pod, until both directions have ended.
 //!
 //! ```text
 //!   caller ── early bytes, then its socket ──► pod      each direction ends by itself;
-//!   caller ◄────────────────────────────────── pod      a failure ends both, and resets the pod's
+//!   caller ◄────────────────────────────────── pod      a failure ends both, and resets the pod's connection
 //! ```
 
 use std::future::pending;
@@ -19,30 +19,31 @@ use tokio::sync::watch;
 
 use crate::daemon::dial::MeteredConn;
 
-/// Bytes of each direction's buffer.
+/// The size of each direction's buffer, in bytes.
 const BUFFER: usize = 32 << 10;
 
-/// How often it is looked whether a caller that has ended its direction has left altogether. Nothing tells of
-/// that by itself while nothing is sent to it.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to check whether a caller that has ended its direction has closed the socket too. While nothing is sent
+/// to it, only polling shows that.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the pod may take for the caller's last bytes and its end after its own, when the caller has left.
-const LINGER: Duration = Duration::from_secs(10);
+/// After the pod has ended its direction and the caller has left: how long the pod may take to read the caller's last
+/// bytes.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has ended.
+/// Which directions have ended.
 #[derive(Debug, Clone, Copy, Default)]
-struct Ended {
-    /// The caller's direction.
+struct EndedDirections {
+    /// From the caller to the pod.
     caller: bool,
-    /// The pod's; the caller has been told.
+    /// From the pod to the caller, who has seen the end.
     pod: bool,
 }
 
 /// Moves bytes until both directions have ended, or one has failed, or the caller has left.
 pub(super) async fn run(stream: UnixStream, early: Bytes, mut pod: MeteredConn) {
-    let (ended, has_ended) = watch::channel(Ended::default());
+    let (ended, has_ended) = watch::channel(EndedDirections::default());
     let descriptor = rustix::io::dup(&stream);
-    let mut caller = Caller { early, stream, ended };
+    let mut caller = CallerSocket { early, stream, ended };
     let moved = tokio::select! {
         moved = copy_bidirectional_with_sizes(&mut caller, &mut pod, BUFFER, BUFFER) => moved.map(drop),
         () = async {
@@ -53,40 +54,42 @@ pub(super) async fn run(stream: UnixStream, early: Bytes, mut pod: MeteredConn) 
         } => Err(io::ErrorKind::BrokenPipe.into()),
     };
     if let Err(error) = moved {
-        tracing::debug!(%error, "a stream of JSON-RPC was given up");
+        tracing::debug!(%error, "a JSON-RPC stream was given up");
         pod.abort();
     }
-    drop(pod); // before the caller is told, so that it can ask at once what has become of the pod
+    drop(pod); // first, so that a caller that sees the end already finds the pod's new state in pod.list
     drop(caller);
 }
 
-/// Waits until the caller has closed its socket before the pod's end. To end one direction only is not to leave, and
-/// to close when the pod has ended is how most callers end: then the pod still gets the rest, as far as it takes it.
-async fn left(descriptor: std::os::fd::OwnedFd, mut has_ended: watch::Receiver<Ended>) {
+/// Waits until the caller has left, which ends the copying.
+///
+/// A caller that has only ended its own direction has not left. Most callers close their socket once the pod has ended:
+/// then the pod gets some time to read the rest.
+async fn left(descriptor: std::os::fd::OwnedFd, mut has_ended: watch::Receiver<EndedDirections>) {
     if has_ended.wait_for(|ended| ended.caller).await.is_err() {
-        return pending().await; // the copying is over
+        return pending().await; // copying has ended
     }
     loop {
         let mut polled = [PollFd::new(&descriptor, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP) {
             if has_ended.borrow().pod {
-                tokio::time::sleep(LINGER).await;
+                tokio::time::sleep(LINGER_TIMEOUT).await;
             }
             return;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// The caller's socket, with what was read of it already.
-struct Caller {
+/// The caller's socket, with the bytes that were already read from it.
+struct CallerSocket {
     early: Bytes,
     stream: UnixStream,
-    ended: watch::Sender<Ended>,
+    ended: watch::Sender<EndedDirections>,
 }
 
-impl AsyncRead for Caller {
+impl AsyncRead for CallerSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.early.has_remaining() {
@@ -103,7 +106,7 @@ impl AsyncRead for Caller {
     }
 }
 
-impl AsyncWrite for Caller {
+impl AsyncWrite for CallerSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }

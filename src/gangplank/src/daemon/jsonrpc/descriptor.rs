@@ -1,4 +1,4 @@
-//! Descriptors over a Unix socket (SCM_RIGHTS, unix(7)).
+//! Sends file descriptors over a Unix socket (SCM_RIGHTS, unix(7)).
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -8,8 +8,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Sends bytes and with the first of them a descriptor; gives how many went. From then on it is the kernel that
-/// keeps the descriptor until the caller takes it, so ours is closed.
+/// Sends bytes with a descriptor attached to the first; returns how many bytes were sent.
+///
+/// Our copy of the descriptor is closed then: the kernel keeps its own until the caller receives it.
 pub(super) async fn send(stream: &UnixStream, bytes: &[u8], descriptor: OwnedFd) -> io::Result<usize> {
     stream
         .async_io(Interest::WRITABLE, || {

@@ -1,4 +1,4 @@
-//! Lines on a Unix socket, and what comes after them.
+//! Reads lines from a Unix socket, and keeps the bytes that follow the last one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,27 +10,27 @@ use tokio::net::UnixStream;
 use super::descriptor;
 use crate::rpc::Answer;
 
-/// The longest line, in bytes, its end not counted. Calls have a few hundred.
+/// The longest line, in bytes, without its end. A call has a few hundred.
 pub(super) const MAX_LINE: usize = 64 << 10;
 
-/// How much is read at once.
+/// How many bytes to reserve for each read.
 const CHUNK: usize = 4 << 10;
 
 /// Why there is no next line.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
-    /// The caller does not end it.
-    #[error("the line is longer than the {MAX_LINE} bytes that are served; nothing after it is read")]
+    /// The line is too long.
+    #[error("the line is longer than {MAX_LINE} bytes; the connection is closed")]
     TooLong,
     /// The connection failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// A connection of which lines are read, and not a byte is lost after them.
+/// A connection that is read line by line, and loses no byte that follows a line.
 pub(super) struct Lines {
     stream: UnixStream,
-    /// Read, and not yet given as a line.
+    /// Bytes that were read and not yet returned as a line.
     buffer: BytesMut,
 }
 
@@ -43,8 +43,9 @@ impl Lines {
         &self.stream
     }
 
-    /// The next line without its end; `None` when the caller has ended. May be dropped and asked again.
+    /// The next line, without its end; `None` if the caller has ended. Cancel safe: all state is in `self`.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
+        // No byte before `seen` ends a line: only what each read adds is searched.
         let mut seen = 0;
         loop {
             if let Some(end) = self.buffer[seen..].iter().position(|byte| *byte == b'\n') {
@@ -67,14 +68,14 @@ impl Lines {
         self.stream.write_all(&answer.line()).await
     }
 
-    /// The same, with a descriptor for the caller.
+    /// Writes an answer with a descriptor for the caller.
     pub(super) async fn write_with(&mut self, answer: &Answer, descriptor: OwnedFd) -> io::Result<()> {
         let line = answer.line();
         let sent = descriptor::send(&self.stream, &line, descriptor).await?;
         self.stream.write_all(&line[sent..]).await
     }
 
-    /// The connection, and what has come after the last line.
+    /// The connection, and the bytes that followed the last line.
     pub(super) fn into_parts(self) -> (UnixStream, Bytes) {
         (self.stream, self.buffer.freeze())
     }
@@ -92,23 +93,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_come_one_by_one_and_what_follows_is_kept() {
+    async fn lines_are_read_one_by_one_and_the_rest_is_kept() {
         let mut lines = said(b"one\n\ntwo\nthree").await;
         for line in ["one", "", "two"] {
             assert_eq!(lines.next().await.unwrap().unwrap(), line);
         }
-        assert!(lines.next().await.unwrap().is_none(), "a line that is not ended is none");
+        assert!(lines.next().await.unwrap().is_none(), "a line without its end does not count");
         assert_eq!(lines.into_parts().1, "three");
     }
 
     #[tokio::test]
-    async fn a_line_may_have_its_limit_and_not_a_byte_more() {
+    async fn a_line_may_reach_the_limit_but_not_exceed_it() {
         let line = vec![b'x'; MAX_LINE];
         let mut lines = said(&[&line[..], b"\n"].concat()).await;
         assert_eq!(lines.next().await.unwrap().unwrap(), line);
         let mut lines = said(&[&line[..], b"x\n"].concat()).await;
         assert!(matches!(lines.next().await, Err(LineError::TooLong)));
         let mut lines = said(&[&line[..], b"xxxx"].concat()).await;
-        assert!(matches!(lines.next().await, Err(LineError::TooLong)), "no end is waited for");
+        assert!(matches!(lines.next().await, Err(LineError::TooLong)), "its end is not awaited");
     }
 }

@@ -1,4 +1,4 @@
-//! What there is: pods, their ports, sessions and connections.
+//! The calls that list things: pods, their ports, sessions and connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,23 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::Front;
+use super::JsonRpcFront;
 use crate::daemon::pods::{Pod, Source};
 use crate::rpc::{Code, RpcError};
 
-/// How long a relay may take to show that it is there.
-const PROBE: Duration = Duration::from_secs(2);
+/// How long a relay may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Of a pod that is lost: it is looked for already, and some devices must not be touched while their guest boots.
-const LOST: &str = "the guest or its relay has gone away; it is looked for, and need not be asked";
+/// Why a lost pod is not probed: the daemon searches for it already, and some devices must not be touched while their
+/// guest boots.
+const LOST: &str = "the guest or its relay is gone; gangplank waits for its return and does not probe it";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListPods {
-    /// Only the pod that this leads to.
+    /// Only the pod that this refers to.
     handle: Option<String>,
-    /// Whether each pod's relay is asked for a sign of life.
+    /// Whether to check that each pod's relay answers.
     #[serde(default)]
     probe: bool,
 }
@@ -41,13 +42,13 @@ struct ListPorts {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// The parameters of a call, checked.
+/// Parses the parameters of a call.
 pub(super) fn params<P: DeserializeOwned>(params: Value) -> Result<P, RpcError> {
     serde_json::from_value(params).map_err(|error| RpcError::new(Code::InvalidParams, error.to_string()))
 }
 
-impl Front {
-    /// The pod that a handle leads to.
+impl JsonRpcFront {
+    /// The pod that a handle refers to.
     pub(super) fn pod(&self, handle: &str) -> Result<Arc<Pod>, RpcError> {
         self.pods.resolve(handle).map_err(|error| RpcError::new(Code::UnknownPod, error.to_string()))
     }
@@ -82,7 +83,7 @@ impl Front {
         })
     }
 
-    /// A sign of life of each pod, all at the same time.
+    /// Probes all pods at the same time. Each result has its pod's position in the list.
     async fn probe(&self, pods: &[Arc<Pod>]) -> Vec<(usize, Value)> {
         let mut probes = JoinSet::new();
         for (at, pod) in pods.iter().enumerate() {
@@ -92,7 +93,7 @@ impl Front {
                 if is_lost {
                     return (at, json!({ "answers": false, "kind": "relay", "cause": LOST }));
                 }
-                let answer = match (dialer.probe(&pod, PROBE).await, pod.route.kind()) {
+                let answer = match (dialer.probe(&pod, PROBE_TIMEOUT).await, pod.route.kind()) {
                     (Err(error), _) => {
                         json!({ "answers": false, "kind": error.kind.name(), "cause": error.cause })
                     }
@@ -161,7 +162,7 @@ impl Front {
     }
 }
 
-/// What listens; the name of its process only where that is known.
+/// A listening port. Its process is named only if known.
 fn port(at: &ListeningPort) -> Value {
     let mut port = json!({
         "network": at.network.name(),

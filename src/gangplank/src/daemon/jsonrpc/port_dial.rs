@@ -1,4 +1,4 @@
-//! `pod.portDial`: a byte stream to a place in a pod.
+//! `pod.portDial`: a byte stream to an address in a pod.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -10,15 +10,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::{Done, Front, bridge};
+use super::{Done, JsonRpcFront, bridge};
 use crate::daemon::connections::Caller;
 use crate::daemon::dial::MeteredConn;
 use crate::rpc::{Code, RpcError};
 
-/// The time for a dial that does not say.
-const TIMEOUT_MS: u64 = 10_000;
+/// The default timeout of a dial.
+const DEFAULT_TIMEOUT_MS: u64 = 10_000;
 
-/// The longest time that a dial may ask for: a relay's own limit.
+/// The longest timeout that a dial may have: the relay's own limit.
 const MAX_TIMEOUT_MS: u64 = 60_000;
 
 #[derive(Debug, Deserialize)]
@@ -33,13 +33,13 @@ struct Params {
     #[serde(default = "default_timeout")]
     timeout_ms: u64,
     #[serde(default)]
-    stream: Form,
+    stream: StreamForm,
 }
 
 /// How the caller gets the stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Form {
+enum StreamForm {
     /// The connection that carried the call becomes the stream.
     #[default]
     Upgrade,
@@ -48,7 +48,7 @@ enum Form {
 }
 
 fn default_timeout() -> u64 {
-    TIMEOUT_MS
+    DEFAULT_TIMEOUT_MS
 }
 
 impl Params {
@@ -59,8 +59,8 @@ impl Params {
         let address = match (&self.address, self.port) {
             (Some(address), None) => address.clone(),
             (None, Some(port @ 1..=65_535)) => format!("localhost:{port}"),
-            (None, Some(port)) => return Err(invalid(format!("port: {port} is no port from 1 to 65535"))),
-            _ => return Err(invalid("write either address or port".into())),
+            (None, Some(port)) => return Err(invalid(format!("port: {port} is not a port from 1 to 65535"))),
+            _ => return Err(invalid("set either address or port".into())),
         };
         Request::new(&self.container_id, network, &address)
             .map_err(|error| invalid(format!("address: {error}")))
@@ -70,12 +70,12 @@ impl Params {
         if (1..=MAX_TIMEOUT_MS).contains(&self.timeout_ms) {
             return Ok(Duration::from_millis(self.timeout_ms));
         }
-        let cause = format!("timeoutMs: {} is no time from 1 to {MAX_TIMEOUT_MS} ms", self.timeout_ms);
+        let cause = format!("timeoutMs: {} is not between 1 and {MAX_TIMEOUT_MS} ms", self.timeout_ms);
         Err(RpcError::new(Code::InvalidParams, cause))
     }
 }
 
-impl Front {
+impl JsonRpcFront {
     pub(super) async fn port_dial(&self, params: Value, caller: Caller) -> Result<Done, RpcError> {
         let params: Params = super::params(params)?;
         let (request, timeout) = (params.request()?, params.timeout()?);
@@ -87,16 +87,17 @@ impl Front {
             "address": request.destination.address(),
         });
         match params.stream {
-            Form::Upgrade => Ok(Done::Upgraded(answer, Box::new(conn))),
-            Form::Fd => Ok(Done::Handed(answer, self.descriptor(conn)?)),
+            StreamForm::Upgrade => Ok(Done::Upgraded(answer, Box::new(conn))),
+            StreamForm::Fd => Ok(Done::Handed(answer, self.descriptor(conn)?)),
         }
     }
 
-    /// A descriptor that is a plain byte stream: the pod's own socket where there is one on this machine, else
-    /// one end of a pair whose other end is bridged.
+    /// A descriptor that is a plain byte stream: the socket in the pod's network namespace if there is one, or else one
+    /// end of a socket pair whose other end is bridged to the pod.
     fn descriptor(&self, conn: MeteredConn) -> Result<OwnedFd, RpcError> {
         let failed = |error: std::io::Error| {
-            let cause = format!("cannot make a descriptor: {error}; see the limits of the gangplank process");
+            let cause =
+                format!("cannot create a descriptor: {error}; check the limits of the gangplank process");
             RpcError::new(Code::Internal, cause)
         };
         let conn = match conn.into_socket() {
@@ -134,18 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_an_address_on_loopback() {
+    fn a_port_means_a_loopback_address() {
         let params = params(json!({ "handle": "a", "port": 80 }));
         assert_eq!(params.request().unwrap(), Request::port(80));
         assert_eq!(params.timeout().unwrap(), Duration::from_secs(10));
-        assert_eq!(params.stream, Form::Upgrade);
+        assert_eq!(params.stream, StreamForm::Upgrade);
         let params =
             super::super::params::<Params>(json!({ "handle": "a", "address": "unix:///run/x" })).unwrap();
         assert_eq!(params.request().unwrap().destination.network(), Network::Unix);
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn invalid_parameters_are_named() {
         for (wrong, part) in [
             (json!({ "port": 80 }), "handle"),
             (json!({ "handle": "a" }), "either address or port"),

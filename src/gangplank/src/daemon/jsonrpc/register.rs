@@ -1,4 +1,4 @@
-//! Pods that a runtime brings and takes away itself.
+//! `pod.register` and `pod.unregister`: pods that a program adds and removes itself.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Front;
+use super::JsonRpcFront;
 use super::list::params;
-use crate::daemon::config;
+use crate::daemon::config::PodSection;
 use crate::daemon::pods::Source;
 use crate::rpc::{Code, RpcError};
 
@@ -32,8 +32,8 @@ struct Unregister {
 }
 
 impl Register {
-    /// The same rules as for a pod of the configuration; name and uid are the handle where they are left out.
-    fn pod(self) -> Result<config::Pod, RpcError> {
+    /// The pod, checked by the same rules as one in the configuration. Name and uid default to the handle.
+    fn into_section(self) -> Result<PodSection, RpcError> {
         let or_handle = |given: Option<String>| given.unwrap_or_else(|| self.handle.clone());
         let mut pod = json!({
             "id": self.handle,
@@ -53,22 +53,23 @@ impl Register {
     }
 }
 
-impl Front {
+impl JsonRpcFront {
     pub(super) fn register(&self, params: Value) -> Result<Value, RpcError> {
-        let pod = self::params::<Register>(params)?.pod()?.pod(Source::Registered, SystemTime::now());
+        let pod =
+            self::params::<Register>(params)?.into_section()?.to_pod(Source::Registered, SystemTime::now());
         let (handle, route) = (pod.id.to_string(), pod.route.to_string());
         self.pods.register(pod).map_err(|taken| RpcError::new(Code::InvalidParams, taken.to_string()))?;
         tracing::info!(sandbox = handle, endpoint = route, "a pod was registered");
         Ok(json!({ "handle": handle }))
     }
 
-    /// Its sessions end; connections that calls have dialled go on until their ends.
+    /// Ends the pod's sessions. Connections that calls have dialled go on until they end.
     pub(super) fn unregister(&self, params: Value) -> Result<Value, RpcError> {
         let Unregister { handle } = self::params(params)?;
         let pod = self.pod(&handle)?;
         if self.pods.unregister(&pod.id).is_none() {
             let cause =
-                format!("pod {:?} did not come by pod.register; take it out of where it came from", pod.name);
+                format!("pod {:?} was not added by pod.register; remove it where it was added", pod.name);
             return Err(RpcError::new(Code::InvalidParams, cause));
         }
         self.streaming.end_sandbox(&pod.id, "the pod was unregistered");

@@ -1,4 +1,4 @@
-//! In which form a client wants objects: the `Accept` header.
+//! The form in which a client wants objects: the `Accept` header.
 
 use http::{HeaderMap, header};
 
@@ -6,15 +6,16 @@ use super::answer::Refusal;
 
 /// A form in which objects can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As they are.
+pub(super) enum ObjectForm {
+    /// As plain JSON objects.
     Plain,
-    /// As a table, for printing.
+    /// As a table to print.
     Table,
 }
 
-impl Form {
-    /// The first form of the client's list that can be given. Clients list what they like best first.
+impl ObjectForm {
+    /// The first form in the client's list that is served. Clients list the one they prefer first, and quality values are
+    /// ignored.
     pub(super) fn wanted(headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut ranges = headers
             .get_all(header::ACCEPT)
@@ -48,19 +49,19 @@ impl Form {
 mod tests {
     use super::*;
 
-    fn wanted(accept: &str) -> Result<Form, Refusal> {
-        Form::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
+    fn wanted(accept: &str) -> Result<ObjectForm, Refusal> {
+        ObjectForm::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
     }
 
     #[test]
-    fn kubectl_get_wants_a_table() {
+    fn kubectl_get_asks_for_a_table() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(wanted(kubectl).unwrap(), Form::Table);
+        assert_eq!(wanted(kubectl).unwrap(), ObjectForm::Table);
     }
 
     #[test]
-    fn programs_want_json() {
-        assert_eq!(Form::wanted(&HeaderMap::new()).unwrap(), Form::Plain);
+    fn other_programs_ask_for_json() {
+        assert_eq!(ObjectForm::wanted(&HeaderMap::new()).unwrap(), ObjectForm::Plain);
         for accept in [
             "application/json, */*",
             "*/*",
@@ -69,7 +70,7 @@ mod tests {
             "application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json",
             "application/json;q=0.9",
         ] {
-            assert_eq!(wanted(accept).unwrap(), Form::Plain, "{accept}");
+            assert_eq!(wanted(accept).unwrap(), ObjectForm::Plain, "{accept}");
         }
     }
 

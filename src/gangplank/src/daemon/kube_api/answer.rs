@@ -1,4 +1,4 @@
-//! Answers: JSON, and the `Status` of what is refused.
+//! Responses: JSON objects, and the `Status` of a refused request.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -6,11 +6,11 @@ use http_body_util::Full;
 use k8s_api::meta_v1::{Status, StatusDetails, Typed};
 use serde::Serialize;
 
-use super::Answer;
+use super::ApiResponse;
 
-/// This, as JSON.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    // The types that come here have no maps with odd keys, which is all that serde_json could refuse.
+/// A response with this body as JSON.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> ApiResponse {
+    // serde_json fails only on maps with keys that are not strings, which these types do not have.
     let text = serde_json::to_vec(body).unwrap_or_default();
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     *answer.status_mut() = status;
@@ -18,7 +18,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     answer
 }
 
-/// Why a request is not answered. The client's fault, every time.
+/// Why a request is refused. The client is at fault.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal(Box<Status>);
 
@@ -34,43 +34,42 @@ impl Refusal {
         refusal
     }
 
-    /// There is nothing at this path.
+    /// Nothing is served at this path.
     pub(super) fn no_such_path(path: &str) -> Self {
-        let message = format!(
-            "gangplank does not serve {path}: there are pods and namespaces to get, and pods to forward ports of"
-        );
+        let message =
+            format!("gangplank does not serve {path}: it serves pods, namespaces, and port-forward");
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
-    /// Nothing can be changed here.
+    /// Nothing can be changed by this API.
     pub(super) fn read_only(method: &Method) -> Self {
         let message = format!(
-            "gangplank does not serve {method} here: its pods are those of its configuration file, and can only be \
-             read and have their ports forwarded"
+            "gangplank does not serve {method} here: its pods can only be read and have their ports forwarded"
         );
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// Nothing can be watched here.
+    /// Watches are not served.
     pub(super) fn watch() -> Self {
-        let message = "gangplank does not serve watches; ask again without --watch";
+        let message = "gangplank does not serve watches; repeat the command without --watch";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// A web page must not reach pods by way of its visitor's machine.
+    /// A web page must not reach pods through its visitor's machine.
     pub(super) fn browser() -> Self {
-        let message = "gangplank does not answer web pages, which could reach every pod; use kubectl";
+        let message =
+            "gangplank refuses requests from web pages, which could otherwise reach every pod; use kubectl";
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
 
-    /// A port is not one.
+    /// A port is not valid.
     pub(super) fn bad_port(port: &str) -> Self {
         let message =
             format!("unable to parse {port:?} as a port: write ports=80,443 with numbers from 1 to 65535");
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
-    /// None of the wanted media types is served.
+    /// None of the accepted media types is served.
     pub(super) fn not_acceptable() -> Self {
         let message =
             "gangplank answers application/json and, for pods and namespaces, tables of meta.k8s.io/v1";
@@ -89,8 +88,8 @@ impl Refusal {
         self.0.code
     }
 
-    /// As the answer.
-    pub(super) fn into_answer(self) -> Answer {
+    /// The response with this status.
+    pub(super) fn into_response(self) -> ApiResponse {
         let status = StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, &Typed::v1("Status", *self.0))
     }

@@ -1,21 +1,20 @@
-//! What the server is and has. kubectl reads it to learn that `po` means pods.
+//! Discovery: the server's version and resources. kubectl reads them to learn that `po` means pods.
 //!
-//! Clients that ask for aggregated discovery take the plain form as well, and tell the two apart by the
-//! content type.
+//! Clients that ask for aggregated discovery accept the plain form too, and tell the two apart by the content type.
 
 use http::StatusCode;
 use k8s_api::meta_v1::{ApiGroupList, ApiResource, ApiResourceList, ApiVersions, Typed, VersionInfo};
 
-use super::Answer;
+use super::ApiResponse;
 use super::answer::json;
 use super::route::Document;
 
-/// The API's version of which this is a slice.
+/// The Kubernetes version whose API this is a part of.
 const MAJOR: &str = "1";
 const MINOR: &str = "37";
 
-/// The document.
-pub(super) fn answer(document: Document) -> Answer {
+/// Answers with the document.
+pub(super) fn answer(document: Document) -> ApiResponse {
     match document {
         Document::Version => json(StatusCode::OK, &version()),
         Document::CoreVersions => {

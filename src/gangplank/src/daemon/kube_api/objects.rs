@@ -1,4 +1,4 @@
-//! Pods and namespaces, one or many, as JSON or as a table.
+//! Pods and namespaces, one or a list, as JSON or as a table.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -11,23 +11,23 @@ use k8s_api::core_v1::{
 use k8s_api::meta_v1::{Column, List, ListMeta, ObjectMeta, PartialObjectMetadata, Row, Table, Typed};
 use serde::Serialize;
 
-use super::Answer;
-use super::accept::Form;
+use super::ApiResponse;
+use super::accept::ObjectForm;
 use super::answer::{Refusal, json};
 use super::route::Objects;
 use super::selector::Selector;
 use crate::daemon::pods::{Pod, Registry};
 
-/// The version of everything: nothing can be watched, so nothing compares versions.
+/// The version of every object. It never changes: without watches, no client compares versions.
 const RESOURCE_VERSION: &str = "1";
 
-/// The objects, in the form that the request wants.
+/// Answers with the objects, in the form that the request accepts.
 pub(super) fn answer<B>(
     pods: &Registry,
     wanted: Objects<'_>,
     request: &Request<B>,
-) -> Result<Answer, Refusal> {
-    let form = Form::wanted(request.headers())?;
+) -> Result<ApiResponse, Refusal> {
+    let form = ObjectForm::wanted(request.headers())?;
     let selector = Selector::of_query(request.uri().query())?;
     if selector.watch {
         return Err(Refusal::watch());
@@ -54,7 +54,7 @@ pub(super) fn answer<B>(
     }
 }
 
-/// Something that can be shown in either form.
+/// An object that can be served in either form.
 trait Object {
     type Body: Serialize;
 
@@ -63,24 +63,36 @@ trait Object {
     fn cells(&self, age: Age) -> Vec<String>;
 }
 
-fn one<O: Object>(form: Form, kind: &'static str, object: O, columns: &[Column], age: Age) -> Answer {
+fn one<O: Object>(
+    form: ObjectForm,
+    kind: &'static str,
+    object: O,
+    columns: &[Column],
+    age: Age,
+) -> ApiResponse {
     match form {
-        Form::Plain => json(StatusCode::OK, &Typed::v1(kind, object.body())),
-        Form::Table => table(&[object], columns, age),
+        ObjectForm::Plain => json(StatusCode::OK, &Typed::v1(kind, object.body())),
+        ObjectForm::Table => table(&[object], columns, age),
     }
 }
 
-fn many<O: Object>(form: Form, kind: &'static str, objects: &[O], columns: &[Column], age: Age) -> Answer {
+fn many<O: Object>(
+    form: ObjectForm,
+    kind: &'static str,
+    objects: &[O],
+    columns: &[Column],
+    age: Age,
+) -> ApiResponse {
     match form {
-        Form::Plain => {
+        ObjectForm::Plain => {
             let items = objects.iter().map(Object::body).collect();
             json(StatusCode::OK, &Typed::v1(kind, List { metadata: list_metadata(), items }))
         }
-        Form::Table => table(objects, columns, age),
+        ObjectForm::Table => table(objects, columns, age),
     }
 }
 
-fn table<O: Object>(objects: &[O], columns: &[Column], age: Age) -> Answer {
+fn table<O: Object>(objects: &[O], columns: &[Column], age: Age) -> ApiResponse {
     let row = |object: &O| Row {
         cells: object.cells(age),
         object: Typed::meta("PartialObjectMetadata", PartialObjectMetadata { metadata: object.metadata() }),
@@ -105,7 +117,7 @@ const fn column(
 
 const POD_COLUMNS: [Column; 5] = [
     column("Name", "name", 0, "The pod's name."),
-    column("Status", "", 0, "Running, or Pending while the pod's endpoint is not there."),
+    column("Status", "", 0, "Running, or Pending while the pod's endpoint does not exist."),
     column("Age", "", 0, "How long gangplank has known the pod."),
     column("Sandbox", "", 1, "The id of the pod's sandbox."),
     column("Endpoint", "", 1, "How the pod's ports are reached."),
@@ -129,7 +141,7 @@ impl Object for &Pod {
         let ready = if self.ready() { "True" } else { "False" };
         PodBody {
             metadata: self.metadata(),
-            // Nothing is known of its containers, but kubectl panics on a pod that has none.
+            // The pod's containers are not known, but kubectl panics on a pod without any.
             spec: PodSpec { containers: vec![Container { name: self.name.clone() }] },
             status: PodStatus {
                 phase: phase(self),
@@ -145,33 +157,33 @@ impl Object for &Pod {
     }
 }
 
-/// kubectl forwards to pods that are running and to no others.
+/// kubectl forwards only to pods that are running.
 fn phase(pod: &Pod) -> &'static str {
     if pod.ready() { "Running" } else { "Pending" }
 }
 
 const NAMESPACE_COLUMNS: [Column; 3] = [
     column("Name", "name", 0, "The namespace's name."),
-    column("Status", "", 0, "Active, always."),
-    column("Age", "", 0, "How long gangplank has known a pod in it."),
+    column("Status", "", 0, "Always Active."),
+    column("Age", "", 0, "How long gangplank has known its oldest pod."),
 ];
 
-/// A namespace is there when a pod is in it, and as old as its oldest pod.
-fn namespaces(pods: &Registry) -> Vec<NamespaceOf> {
+/// The namespaces of all pods. Each is as old as its oldest pod.
+fn namespaces(pods: &Registry) -> Vec<ListedNamespace> {
     let mut oldest: BTreeMap<String, SystemTime> = BTreeMap::new();
     for pod in pods.all() {
         let created = oldest.entry(pod.namespace.clone()).or_insert(pod.created);
         *created = pod.created.min(*created);
     }
-    oldest.into_iter().map(|(name, created)| NamespaceOf { name, created }).collect()
+    oldest.into_iter().map(|(name, created)| ListedNamespace { name, created }).collect()
 }
 
-struct NamespaceOf {
+struct ListedNamespace {
     name: String,
     created: SystemTime,
 }
 
-impl Object for NamespaceOf {
+impl Object for ListedNamespace {
     type Body = Namespace;
 
     fn metadata(&self) -> ObjectMeta {
@@ -196,7 +208,7 @@ fn timestamp(time: SystemTime) -> String {
     format_rfc3339_seconds(time).to_string()
 }
 
-/// Now, to tell how long ago something was, as briefly as kubectl does.
+/// The current time, from which ages are computed. They are written as kubectl writes them.
 #[derive(Debug, Clone, Copy)]
 struct Age(SystemTime);
 
@@ -205,7 +217,7 @@ impl Age {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
         const DAY: u64 = 24 * HOUR;
-        // Zero when the clock was set back.
+        // Zero if the clock was set back.
         let seconds = self.0.duration_since(then).unwrap_or(Duration::ZERO).as_secs();
         match seconds {
             0..120 => format!("{seconds}s"),

@@ -1,15 +1,15 @@
-//! Whether a browser asks for somebody's web page. Browsers name the page's server; kubectl names none, and
-//! Python's client the very server that it asks.
+//! The `Origin` header, by which a request from a web page is recognized. Browsers send the page's server; kubectl sends
+//! no origin, and Python's client sends the server that it connects to.
 
 use std::net::IpAddr;
 
 use http::uri::Authority;
 use http::{HeaderMap, header};
 
-/// Whether a request comes from no page, or from one of this server, which has none.
+/// Whether a request does not come from another server's web page. This server has no pages.
 ///
-/// A page's server could give its own name our address, so that the page seems to be ours. Addresses and
-/// `localhost` can't be given away like that.
+/// Only addresses and `localhost` count as this server. With any other name, its owner could point it to our address
+/// after the page was loaded, and the page would seem to be ours (DNS rebinding).
 pub(super) fn is_own(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| host.parse().is_ok_and(|host| is_fixed(&host)));
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_let_in() {
+    fn requests_of_programs_are_accepted() {
         assert!(own("gangplank.example:8001", &[]));
         assert!(own("127.0.0.1:8001", &["http://127.0.0.1:8001"]));
         assert!(own("[::1]:8001", &["http://[::1]:8001"]));
@@ -45,12 +45,12 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_others_are_not() {
+    fn requests_of_web_pages_are_refused() {
         for origin in ["http://evil.example", "http://127.0.0.1:8002", "https://127.0.0.1:8001", "null", ""] {
             assert!(!own("127.0.0.1:8001", &[origin]), "{origin}");
         }
         assert!(!own("127.0.0.1:8001", &["http://127.0.0.1:8001", "http://evil.example"]));
-        // The page's server gave its name our address.
+        // DNS rebinding: the page's name now has our address.
         assert!(!own("evil.example:8001", &["http://evil.example:8001"]));
     }
 }

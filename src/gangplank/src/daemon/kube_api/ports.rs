@@ -1,10 +1,10 @@
-//! Which ports a channel WebSocket is for: `?ports=80,443`, or one after the other. Other sessions name none.
+//! The ports of a channel WebSocket: `?ports=80,443`, or `?ports=80&ports=443`. Other sessions name none in the query.
 
 use std::sync::Arc;
 
 use super::answer::Refusal;
 
-/// The ports of a query, in their order; a port that comes twice is there twice.
+/// The ports of a query, in order. Duplicates are kept, because each pair of channels belongs to one entry.
 pub(super) fn of_query(query: &str) -> Result<Arc<[u16]>, Refusal> {
     let mut ports = Vec::new();
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_come_in_any_form_that_clients_write() {
+    fn ports_are_read_in_all_forms_that_clients_use() {
         for (query, ports) in [
             ("", &[][..]),
             ("other=1&port=2", &[]),
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_refused() {
+    fn invalid_ports_are_refused() {
         for query in
             ["ports=", "ports=0", "ports=80,", "ports=http", "ports=65536", "ports=-1", "ports=80;443"]
         {

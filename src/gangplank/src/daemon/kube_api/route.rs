@@ -1,21 +1,21 @@
-//! From a method and a path to what is asked for.
+//! Routes: what a method and a path ask for.
 
 use http::Method;
 
 use super::answer::Refusal;
 
-/// What is asked for.
+/// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
-    /// What the server is and has.
+pub(super) enum ApiRoute<'a> {
+    /// A discovery document.
     Document(Document),
-    /// Objects, one or many.
+    /// Objects, one or a list.
     Objects(Objects<'a>),
     /// A port-forward session with a pod.
     PortForward { namespace: &'a str, name: &'a str },
 }
 
-/// What the server is and has.
+/// A discovery document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Document {
     /// `/version`
@@ -28,7 +28,7 @@ pub(super) enum Document {
     CoreResources,
 }
 
-/// Objects, one or many.
+/// Objects, one or a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Objects<'a> {
     Namespaces,
@@ -41,8 +41,8 @@ pub(super) enum Objects<'a> {
     },
 }
 
-impl<'a> Route<'a> {
-    /// The route of a request; a refusal if there is none, or if it cannot be taken with this method.
+impl<'a> ApiRoute<'a> {
+    /// The route of a request, or a refusal if there is none or it does not allow this method.
     pub(super) fn of(method: &Method, path: &'a str) -> Result<Self, Refusal> {
         let route = Self::of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
         let sessions = matches!(route, Self::PortForward { .. });
@@ -78,19 +78,19 @@ impl<'a> Route<'a> {
 mod tests {
     use super::*;
 
-    fn get(path: &str) -> Result<Route<'_>, Refusal> {
-        Route::of(&Method::GET, path)
+    fn get(path: &str) -> Result<ApiRoute<'_>, Refusal> {
+        ApiRoute::of(&Method::GET, path)
     }
 
     #[test]
-    fn paths_lead_to_what_kubectl_means() {
-        assert_eq!(get("/version").unwrap(), Route::Document(Document::Version));
-        assert_eq!(get("/api/").unwrap(), Route::Document(Document::CoreVersions));
-        assert_eq!(get("/api/v1/pods").unwrap(), Route::Objects(Objects::Pods(None)));
-        assert_eq!(get("/api/v1/namespaces/a/pods").unwrap(), Route::Objects(Objects::Pods(Some("a"))));
+    fn paths_of_kubectl_are_known() {
+        assert_eq!(get("/version").unwrap(), ApiRoute::Document(Document::Version));
+        assert_eq!(get("/api/").unwrap(), ApiRoute::Document(Document::CoreVersions));
+        assert_eq!(get("/api/v1/pods").unwrap(), ApiRoute::Objects(Objects::Pods(None)));
+        assert_eq!(get("/api/v1/namespaces/a/pods").unwrap(), ApiRoute::Objects(Objects::Pods(Some("a"))));
         let pod = Objects::Pod { namespace: "a", name: "b" };
-        assert_eq!(get("/api/v1/namespaces/a/pods/b").unwrap(), Route::Objects(pod));
-        let session = Route::PortForward { namespace: "a", name: "b" };
+        assert_eq!(get("/api/v1/namespaces/a/pods/b").unwrap(), ApiRoute::Objects(pod));
+        let session = ApiRoute::PortForward { namespace: "a", name: "b" };
         assert_eq!(get("/api/v1/namespaces/a/pods/b/portforward").unwrap(), session);
     }
 
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn only_sessions_may_be_posted() {
-        let post = |path| Route::of(&Method::POST, path);
+        let post = |path| ApiRoute::of(&Method::POST, path);
         assert!(post("/api/v1/namespaces/a/pods/b/portforward").is_ok());
         assert_eq!(post("/api/v1/namespaces/a/pods").unwrap_err().code(), 405);
-        assert_eq!(Route::of(&Method::DELETE, "/api/v1/namespaces/a/pods/b").unwrap_err().code(), 405);
+        assert_eq!(ApiRoute::of(&Method::DELETE, "/api/v1/namespaces/a/pods/b").unwrap_err().code(), 405);
         assert_eq!(post("/nowhere").unwrap_err().code(), 404);
     }
 }

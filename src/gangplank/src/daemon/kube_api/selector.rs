@@ -8,7 +8,7 @@ use crate::daemon::pods::Pod;
 pub(super) struct Selector {
     labels: Vec<Term>,
     fields: Vec<(Field, Term)>,
-    /// Whether changes are wanted rather than what there is.
+    /// Whether the client asks to watch for changes.
     pub(super) watch: bool,
 }
 
@@ -21,7 +21,7 @@ enum Term {
     Absent(String),
 }
 
-/// A field that can be selected by.
+/// A field that a selector may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Name,
@@ -30,7 +30,7 @@ enum Field {
 }
 
 impl Selector {
-    /// From a request's query. Other parameters ask for paging and the like, and change nothing here.
+    /// Parses a request's query. Other parameters, such as those for paging, have no effect.
     pub(super) fn of_query(query: Option<&str>) -> Result<Self, Refusal> {
         let mut selector = Self::default();
         for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -44,7 +44,7 @@ impl Selector {
         Ok(selector)
     }
 
-    /// Whether all of it holds of this pod, which is in this phase.
+    /// Whether this pod, which is in this phase, matches all terms.
     pub(super) fn wants(&self, pod: &Pod, phase: &str) -> bool {
         self.labels.iter().all(|term| term.holds(|key| pod.labels.get(key).map(String::as_str)))
             && self.fields.iter().all(|(field, term)| {
@@ -85,7 +85,7 @@ fn terms(text: &str) -> impl Iterator<Item = &str> {
 
 fn labels(text: &str) -> Result<Vec<Term>, Refusal> {
     const EXPECTED: &str = "terms such as app=web, app!=web, app or !app, joined by commas";
-    // "in" and "notin" bring brackets and blanks, which no other form has inside.
+    // Set-based terms ("in", "notin") have parentheses, and no other term does. Their commas would be split wrongly.
     if text.contains(['(', ')']) {
         return Err(Refusal::bad_selector(text, EXPECTED));
     }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_everything_wanted() {
+    fn an_empty_selector_matches_everything() {
         assert!(wants(""));
         assert!(wants("limit=500&labelSelector=&fieldSelector="));
         assert!(Selector::of_query(None).unwrap() == Selector::default());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_rather_than_ignored() {
+    fn unknown_terms_are_refused_and_not_ignored() {
         for query in
             ["labelSelector=app+in+(a,b)", "fieldSelector=spec.nodeName%3Dx", "fieldSelector=metadata.name"]
         {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn watches_are_seen() {
+    fn watches_are_recognized() {
         assert!(Selector::of_query(Some("watch=true")).unwrap().watch);
         assert!(Selector::of_query(Some("watch=1")).unwrap().watch);
         assert!(!Selector::of_query(Some("watch=0")).unwrap().watch);

@@ -1,4 +1,4 @@
-//! The page, by HTTP.
+//! Serves the metrics page over HTTP.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,34 +24,34 @@ use crate::listen::accept;
 /// How long a request's head may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at once. There are as many as there are scrapers: one or two.
-const CONNECTIONS: usize = 16;
+/// Concurrent connections. There are as many as scrapers: one or two.
+const MAX_CONNECTIONS: usize = 16;
 
-/// What Prometheus reads as OpenMetrics, of which every line is also one of its older text format.
-const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The page is OpenMetrics, and each of its lines is also valid in Prometheus' older text format.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Shows `/metrics`.
+/// Serves `/metrics`.
 #[derive(Clone)]
-pub(crate) struct Page {
-    /// What is counted where ports are dialled.
+pub(crate) struct MetricsPage {
+    /// What dials and connections count.
     pub(crate) metrics: Arc<Metrics>,
-    /// What counts sessions.
+    /// What sessions count.
     pub(crate) streaming: Server<Dialer>,
-    /// The pods.
+    /// The pods, of which only the number is shown.
     pub(crate) pods: Arc<Registry>,
 }
 
-impl Page {
+impl MetricsPage {
     /// Serves until `stop`.
     pub(crate) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let serving = async {
-            while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
                 let stream = accept(&listener).await;
                 let page = self.clone();
                 tokio::spawn(async move {
                     page.connection(stream).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
         };
@@ -69,22 +69,22 @@ impl Page {
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         if let Err(error) = http1.serve_connection(TokioIo::new(stream), answer).await {
-            tracing::debug!(%error, "a connection to the metrics ended badly");
+            tracing::debug!(%error, "a connection to the metrics page failed");
         }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let (status, text) = if request.uri().path() != "/metrics" {
-            (StatusCode::NOT_FOUND, "gangplank shows its metrics at /metrics\n".to_owned())
+            (StatusCode::NOT_FOUND, "gangplank serves its metrics at /metrics\n".to_owned())
         } else if request.method() != Method::GET {
-            (StatusCode::METHOD_NOT_ALLOWED, "ask for metrics by GET\n".to_owned())
+            (StatusCode::METHOD_NOT_ALLOWED, "use GET for /metrics\n".to_owned())
         } else {
             (StatusCode::OK, self.metrics.page(&self.streaming.stats(), self.pods.all().len()))
         };
         let mut answer = Response::new(Full::new(Bytes::from(text)));
         *answer.status_mut() = status;
-        let form = if status == StatusCode::OK { TEXT } else { "text/plain; charset=utf-8" };
-        answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(form));
+        let content_type = if status == StatusCode::OK { CONTENT_TYPE } else { "text/plain; charset=utf-8" };
+        answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
         answer
     }
 }

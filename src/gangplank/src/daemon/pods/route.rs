@@ -1,4 +1,4 @@
-//! The way to a pod's ports, and what may be in it.
+//! The route to a pod's ports, and the obstacles on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,27 +8,27 @@ use gangplank_dial::PodEndpoint;
 /// How a pod's ports are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// From here, at this endpoint.
+    /// The daemon dials this endpoint.
     Endpoint(PodEndpoint),
-    /// From here, at a socket that the pod itself has named: only while it lies in this folder.
+    /// The daemon dials a socket that the pod itself has named, but only while it lies in this folder.
     Within {
         /// The socket.
         endpoint: PodEndpoint,
         /// The sandbox's own folder.
         folder: PathBuf,
     },
-    /// From here, in the network namespace of its sandbox, which the runtime has to be asked for.
+    /// The daemon dials in the network namespace of the sandbox, and has to ask the runtime for it.
     Namespace,
-    /// By the runtime behind us, which is passed the request.
+    /// The container runtime forwards the ports itself; PortForward is passed on to it.
     Runtime,
-    /// Not at all, for this reason.
+    /// The pod must not be reached, for this reason.
     Barred(String),
 }
 
-/// What keeps a pod's ports from being reached. A sentence's end: "is not ready: …".
+/// What keeps a pod's ports from being reached. The text ends a sentence: "is not ready: …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Obstacle {
-    /// The file of its endpoint is not there: its VM does not run, or its namespace is gone.
+    /// The file of its endpoint does not exist: its VM is not running, or its namespace is gone.
     #[error("{} is not there; start the pod and forward again", .0.display())]
     Missing(PathBuf),
     /// Its sandbox has been stopped.
@@ -40,7 +40,7 @@ pub(crate) enum Obstacle {
 }
 
 impl Route {
-    /// One of few names: the scheme of its endpoint, or what stands in for one.
+    /// The scheme of its endpoint, or a word in its place. One of a few fixed names, so it can be a metric's label.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Endpoint(endpoint) | Self::Within { endpoint, .. } => endpoint.kind(),
@@ -59,10 +59,10 @@ impl Route {
         }
     }
 
-    /// The endpoint that is to be dialled now, if there is one.
+    /// The endpoint to dial now, if there is one.
     ///
     /// # Errors
-    /// When the pod's own socket is not in its folder.
+    /// If the socket that the pod has named is not in its folder.
     pub(crate) fn endpoint(&self) -> Result<Option<PodEndpoint>, Obstacle> {
         match self {
             Self::Endpoint(endpoint) => Ok(Some(endpoint.clone())),
@@ -84,18 +84,20 @@ impl std::fmt::Display for Route {
     }
 }
 
-/// The endpoint by the true path of its socket, if that is in the folder. Links are followed first, in both, so
-/// that none leads out; what is dialled is the path that was looked at.
+/// The endpoint with the canonical path of its socket, if that is in the folder.
+///
+/// Links in both paths are resolved first, so that no link leads to another pod's guest. The resolved path is also the
+/// one that is dialled: a link that changes after the check has no effect.
 fn within(endpoint: &PodEndpoint, folder: &Path) -> Result<PodEndpoint, Obstacle> {
     let barred = |why: String| Obstacle::Barred(format!("its annotation names {endpoint}, {why}"));
-    let file = endpoint.file().ok_or_else(|| barred("which is no socket's path; name one".into()))?;
+    let file = endpoint.file().ok_or_else(|| barred("which is not the path of a socket; name one".into()))?;
     let canonical = |path: &Path| fs::canonicalize(path).map_err(|_| Obstacle::Missing(path.into()));
     let (file, folder) = (canonical(file)?, canonical(folder)?);
     if !file.starts_with(&folder) {
         let why = format!("which is not in its own folder {}; name a socket there", folder.display());
         return Err(barred(why));
     }
-    endpoint.at(file).ok_or_else(|| barred("which is no socket's path; name one".into()))
+    endpoint.at(file).ok_or_else(|| barred("which is not the path of a socket; name one".into()))
 }
 
 #[cfg(test)]
@@ -104,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Two sandboxes' folders, each with a socket of its guest.
+    /// The folders of two sandboxes, each with its guest's socket.
     fn guests() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for sandbox in ["mine", "other"] {
@@ -133,15 +135,15 @@ mod tests {
         let mine = guests.path().join("mine");
         symlink("../other/v.sock", mine.join("link.sock")).unwrap();
         symlink("../other", mine.join("folder")).unwrap();
-        for way in ["other/v.sock", "mine/../other/v.sock", "mine/link.sock", "mine/folder/v.sock"] {
-            let obstacle = route(guests.path(), way).endpoint().unwrap_err();
-            assert!(matches!(&obstacle, Obstacle::Barred(_)), "{way}: {obstacle:?}");
+        for path in ["other/v.sock", "mine/../other/v.sock", "mine/link.sock", "mine/folder/v.sock"] {
+            let obstacle = route(guests.path(), path).endpoint().unwrap_err();
+            assert!(matches!(&obstacle, Obstacle::Barred(_)), "{path}: {obstacle:?}");
             assert!(obstacle.to_string().contains("not in its own folder"), "{obstacle}");
         }
     }
 
     #[test]
-    fn what_is_not_there_yet_is_not_barred() {
+    fn a_missing_socket_is_not_barred() {
         let guests = guests();
         let obstacle = route(guests.path(), "mine/later.sock").obstacle().unwrap();
         assert_eq!(obstacle, Obstacle::Missing(guests.path().join("mine/later.sock")));

@@ -26,7 +26,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn pods_are_listed_by_namespace_and_altogether() {
+fn pods_are_listed_for_one_namespace_and_for_all() {
     let list = get(Objects::Pods(Some("default")), "*/*", "").unwrap();
     assert_eq!((&list["kind"], &list["apiVersion"]), (&"PodList".into(), &"v1".into()));
     assert_eq!(names(&list), ["one", "two"]);
@@ -39,7 +39,7 @@ fn pods_are_listed_by_namespace_and_altogether() {
 }
 
 #[test]
-fn a_pod_has_what_port_forward_looks_at() {
+fn a_pod_has_the_fields_that_port_forward_needs() {
     let one = get(Objects::Pod { namespace: "default", name: "one" }, "application/json", "").unwrap();
     assert_eq!(one["kind"], "Pod");
     assert_eq!(one["metadata"]["namespace"], "default");
@@ -52,7 +52,7 @@ fn a_pod_has_what_port_forward_looks_at() {
 }
 
 #[test]
-fn tables_have_a_cell_for_each_column_and_names_for_each_row() {
+fn tables_have_a_cell_per_column_and_a_name_per_row() {
     for wanted in [
         Objects::Pods(None),
         Objects::Pod { namespace: "default", name: "one" },
@@ -80,7 +80,7 @@ fn namespaces_are_those_of_the_pods() {
 }
 
 #[test]
-fn what_is_not_there_is_not_found() {
+fn unknown_objects_are_not_found() {
     let missing = Objects::Pod { namespace: "elsewhere", name: "one" };
     assert_eq!(get(missing, "*/*", "").unwrap_err(), Refusal::not_found("pods", "one"));
     assert_eq!(get(Objects::Namespace("nowhere"), "*/*", "").unwrap_err().code(), 404);
