@@ -46,7 +46,7 @@ lint: $(BIN)/cargo-deny ## Format, clippy, documentation and dependencies; no wa
 advisories: $(BIN)/cargo-deny ## Known vulnerabilities in dependencies (downloads the advisory database)
 	$< --locked check advisories
 
-unit: ## Tests that need no other program
+unit: ## The crates' own tests (as root: some create network namespaces)
 	cargo test --locked --workspace --exclude gangplank-e2e
 	cargo test --locked -p gangplank-e2e --lib
 
