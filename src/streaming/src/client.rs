@@ -28,6 +28,7 @@ const MAX_EVENTS: usize = 256;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// The caller's URL is not one of a streaming server.
     #[error("{url:?} is not a streaming URL: expected http://HOST:PORT/PATH")]

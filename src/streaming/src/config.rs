@@ -6,6 +6,7 @@ use crate::tls::Tls;
 
 /// How a failed connection is told to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum ErrorStyle {
     /// The stream is reset and the session goes on. Text only when the whole session is useless.
     #[default]

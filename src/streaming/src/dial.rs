@@ -65,6 +65,7 @@ pub struct DialError {
 
 /// Kinds of failed dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DialErrorKind {
     /// Nothing listens on the port.
     Refused,

@@ -33,6 +33,7 @@ pub(crate) struct Counters {
 
 /// An open session at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionInfo {
     /// Its number; no other session of this server ever has it.
     pub id: u64,
@@ -117,6 +118,7 @@ impl Counters {
 
 /// The counters at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Sessions that are open.
     pub sessions_open: u64,

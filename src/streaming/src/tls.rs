@@ -36,6 +36,7 @@ pub struct TlsFiles {
 
 /// Why there is no TLS. Each is the fault of the files.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// A file can't be read.
     #[error("reading {}: {source}; name files that this process may read", file.display())]

@@ -116,7 +116,8 @@ impl From<DialError> for RpcError {
             Kind::Denied => Code::Denied,
             Kind::Relay | Kind::SandboxGone | Kind::RelayUnusable => Code::GuestUnreachable,
             Kind::Unsupported => Code::Unsupported,
-            Kind::Internal => Code::Internal,
+            // A kind that this program does not know yet is no fault of the caller.
+            Kind::Internal | _ => Code::Internal,
         };
         Self::new(code, error.cause)
     }
