@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::cri::Client;
+use common::cri::CriClient;
 use common::{Daemon, here, not_running};
 use k8s_api::cri::{
     ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxState, PodSandboxStatusRequest,
@@ -18,7 +18,7 @@ fn pods() -> [common::PodSection; 3] {
 #[tokio::test]
 async fn version_and_status_are_what_clients_insist_on() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     let version: VersionResponse = client.call(method::VERSION, VersionRequest::default()).await.unwrap();
     assert_eq!((version.version.as_str(), version.runtime_api_version.as_str()), ("0.1.0", "v1"));
     assert!(!version.runtime_name.is_empty() && !version.runtime_version.is_empty());
@@ -31,7 +31,7 @@ async fn version_and_status_are_what_clients_insist_on() {
 #[tokio::test]
 async fn sandboxes_are_listed_with_their_state() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     let list: ListPodSandboxResponse =
         client.call(method::LIST_POD_SANDBOX, ListPodSandboxRequest::default()).await.unwrap();
     let states: Vec<_> = list.items.iter().map(|item| (item.id.as_str(), item.state())).collect();
@@ -50,7 +50,7 @@ async fn sandboxes_are_listed_with_their_state() {
 #[tokio::test]
 async fn a_session_url_is_absolute_and_each_time_another() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     let base = format!("http://{}/portforward/", daemon.streaming);
     let mut tokens = Vec::new();
     for reference in ["abc111", "abc1", "one", "default/one"] {
@@ -66,7 +66,7 @@ async fn a_session_url_is_absolute_and_each_time_another() {
 #[tokio::test]
 async fn each_wrong_request_has_its_code_and_sentence() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     let missing = (Code::InvalidArgument, "missing required pod_sandbox_id".to_owned());
     assert_eq!(client.refuses("", &[]).await, missing);
 
@@ -95,7 +95,7 @@ async fn each_wrong_request_has_its_code_and_sentence() {
 #[tokio::test]
 async fn a_full_token_table_is_exhausted() {
     let daemon = Daemon::start(&pods(), "[limits]\npending_tokens = 2");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     for _ in 0..2 {
         client.forwards("one", &[]).await.unwrap();
     }
@@ -106,7 +106,7 @@ async fn a_full_token_table_is_exhausted() {
 #[tokio::test]
 async fn other_methods_are_unimplemented_with_a_sentence() {
     let daemon = Daemon::start(&pods(), "");
-    let mut client = Client::of(&daemon.socket()).await;
+    let mut client = CriClient::of(&daemon.socket()).await;
     for path in [
         "/runtime.v1.RuntimeService/RunPodSandbox",
         "/runtime.v1.RuntimeService/Exec",

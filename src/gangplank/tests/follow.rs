@@ -9,9 +9,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use common::cri::Client;
-use common::runtime::Runtime;
-use common::{Daemon, PATIENCE, Process, connect, echo, echoes, here};
+use common::cri::CriClient;
+use common::runtime::FakeRuntime;
+use common::{Daemon, Process, TEST_TIMEOUT, connect, echo, echoes, here};
 use k8s_api::cri::{
     ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxConfig, PodSandboxMetadata,
     RemovePodSandboxRequest, RunPodSandboxRequest, RunPodSandboxResponse, StopPodSandboxRequest, method,
@@ -21,8 +21,8 @@ use tonic::{Code, Status};
 /// A runtime, the daemon in front of it, and a client.
 struct Node {
     daemon: Daemon,
-    runtime: Runtime,
-    client: Client,
+    runtime: FakeRuntime,
+    client: CriClient,
 }
 
 /// A rule for guests that are this very machine: each sandbox has a link to our own network namespace.
@@ -34,16 +34,16 @@ impl Node {
     }
 
     /// With sandboxes from before.
-    async fn start_with(cri: &str, more: &str, before: impl Fn(&Runtime)) -> Self {
+    async fn start_with(cri: &str, more: &str, before: impl Fn(&FakeRuntime)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let guests = folder.path().join("guests");
         std::fs::create_dir(&guests).unwrap();
-        let runtime = Runtime::start(folder.path().join("runtime.sock"));
+        let runtime = FakeRuntime::start(folder.path().join("runtime.sock"));
         before(&runtime);
         let cri = format!("{}\n{cri}", runtime.upstream());
         let more = more.replace("{guests}", guests.to_str().unwrap());
         let daemon = Daemon::start_in(folder, &cri, &[here("static1", "static")], &more);
-        let client = Client::of(&daemon.socket()).await;
+        let client = CriClient::of(&daemon.socket()).await;
         Self { daemon, runtime, client }
     }
 
@@ -305,7 +305,7 @@ async fn an_annotation_leads_to_its_own_guest_and_no_other() {
         let id = node.runs("bad", "", &[(KEY, endpoint)]).await.unwrap();
         assert_eq!(node.client.refuses(&id, &[]).await.0, Code::PermissionDenied, "{endpoint}");
     }
-    let nobody = victim.accept().expect_err("somebody reached the victim");
+    let nobody = victim.accept().expect_err("the victim was reached");
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
@@ -349,7 +349,7 @@ async fn a_runtime_that_hangs_does_not_keep_its_guests_from_being_reached() {
     node.boots(&id);
     node.runtime.hangs();
     // crictl gives up after 2 s.
-    let url = tokio::time::timeout(PATIENCE, node.client.forwards(&id, &[])).await.unwrap();
+    let url = tokio::time::timeout(TEST_TIMEOUT, node.client.forwards(&id, &[])).await.unwrap();
     assert!(url.unwrap().starts_with(&format!("http://{}/portforward/", node.daemon.streaming)));
 }
 
@@ -360,7 +360,7 @@ async fn the_whole_chain_of_codes_survives_a_runtime_that_comes_late() {
     let failed = node.runs("web", "vm", &[]).await.unwrap_err();
     assert_eq!(failed.code(), Code::Unavailable);
     node.runtime.restart();
-    let id = tokio::time::timeout(PATIENCE, node.runs("web", "vm", &[])).await.unwrap().unwrap();
+    let id = tokio::time::timeout(TEST_TIMEOUT, node.runs("web", "vm", &[])).await.unwrap().unwrap();
     node.boots(&id);
     assert_eq!(node.is_forwarded_by(&id).await, "us");
 }

@@ -58,7 +58,7 @@ fn a_half_closed_connection_gets_its_whole_answer() {
 #[test]
 fn a_refused_port_leaves_the_session_alive() {
     let good = echo();
-    // Bound, so that nobody else gets it, and not listening.
+    // Bound, so that no other process gets it, but not listening.
     let bound = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
     bound.bind(&"[::]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     let refused = bound.local_addr().unwrap().as_socket().unwrap().port();
@@ -249,7 +249,7 @@ fn udp_echo() -> (u16, Receiver<SocketAddr>) {
 fn udp_client(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.connect(to).unwrap();
-    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(common::TEST_TIMEOUT)).unwrap();
     socket
 }
 

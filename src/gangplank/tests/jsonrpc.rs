@@ -12,18 +12,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use common::{Daemon, PATIENCE, PodSection, RelayPod, echo, eventually, here, not_running};
+use common::{Daemon, PodSection, RelayPod, TEST_TIMEOUT, echo, eventually, here, not_running};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// A caller, which reads no byte more than it must.
-struct Caller(UnixStream);
+/// A caller that reads no byte beyond the answer.
+struct RpcCaller(UnixStream);
 
-impl Caller {
+impl RpcCaller {
     fn of(daemon: &Daemon) -> Self {
         let stream = UnixStream::connect(daemon.rpc_socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         Self(stream)
     }
 
@@ -127,7 +127,7 @@ fn the_connection_becomes_the_stream_through_a_relay_and_without() {
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     let port = sink(3);
     for handle in ["direct", "relayed"] {
-        let stream = Caller::of(&daemon).dials(json!({ "handle": handle, "port": port }));
+        let stream = RpcCaller::of(&daemon).dials(json!({ "handle": handle, "port": port }));
         half_closes(stream, b"");
     }
 }
@@ -138,7 +138,7 @@ fn bytes_behind_the_call_are_the_streams_first() {
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     let port = sink(3);
     for handle in ["direct", "relayed"] {
-        let mut caller = Caller::of(&daemon);
+        let mut caller = RpcCaller::of(&daemon);
         let params = json!({ "handle": handle, "network": "tcp", "address": format!("127.0.0.1:{port}") });
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "pod.portDial", "params": params });
         caller.says(&format!("{call}\nearly bytes\nof two lines\n"));
@@ -152,7 +152,7 @@ fn a_descriptor_is_a_plain_stream_and_calls_go_on() {
     let relay = RelayPod::start();
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     let port = sink(3);
-    let mut caller = Caller::of(&daemon);
+    let mut caller = RpcCaller::of(&daemon);
     for handle in ["direct", "relayed", "relayed"] {
         let descriptor = caller.is_handed(json!({ "handle": handle, "port": port, "stream": "fd" }));
         if handle == "direct" {
@@ -169,8 +169,8 @@ fn a_descriptor_is_a_plain_stream_and_calls_go_on() {
 fn errors_have_the_codes_of_the_contract() {
     let relay = RelayPod::start();
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed"), not_running("ghi", "off")]);
-    let mut caller = Caller::of(&daemon);
-    // Bound, so that nobody else gets it, and not listening.
+    let mut caller = RpcCaller::of(&daemon);
+    // Bound, so that no other process gets it, but not listening.
     let bound = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
     bound.bind(&"[::]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     let closed = bound.local_addr().unwrap().as_socket().unwrap().port();
@@ -234,10 +234,10 @@ fn datagrams_keep_their_bounds_on_either_stream() {
     let port = udp_echo();
     for handle in ["direct", "relayed"] {
         let params = json!({ "handle": handle, "network": "udp", "port": port });
-        echoes_datagrams(Caller::of(&daemon).dials(params.clone()));
+        echoes_datagrams(RpcCaller::of(&daemon).dials(params.clone()));
         let mut params = params;
         params["stream"] = "fd".into();
-        echoes_datagrams(UnixStream::from(Caller::of(&daemon).is_handed(params)));
+        echoes_datagrams(UnixStream::from(RpcCaller::of(&daemon).is_handed(params)));
     }
     let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
     assert_eq!(line["address"], format!("localhost:{port}/udp"));
@@ -251,14 +251,14 @@ fn an_association_ends_when_the_port_refuses_or_the_relay_has_heard_nothing_for_
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     for handle in ["direct", "relayed"] {
         let params = json!({ "handle": handle, "network": "udp", "port": closed });
-        let mut stream = Caller::of(&daemon).dials(params);
+        let mut stream = RpcCaller::of(&daemon).dials(params);
         stream.write_all(&[0, 1, 7]).unwrap();
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "{handle}");
         let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
         assert_eq!(line["result"], "failed", "{line}");
     }
     let params = json!({ "handle": "relayed", "network": "udp", "port": udp_echo() });
-    let mut stream = Caller::of(&daemon).dials(params);
+    let mut stream = RpcCaller::of(&daemon).dials(params);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);
     let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
@@ -272,7 +272,7 @@ fn what_listens_is_told_with_the_names_of_processes() {
     let (tcp, udp) = (echo(), udp_echo());
     let ourselves = std::fs::read_to_string("/proc/self/comm").unwrap();
     for handle in ["direct", "relayed"] {
-        let told = Caller::of(&daemon).gets("pod.ports", json!({ "handle": handle }));
+        let told = RpcCaller::of(&daemon).gets("pod.ports", json!({ "handle": handle }));
         let ports = told["ports"].as_array().unwrap();
         assert_eq!(told["more"], false);
         for (network, port) in [("tcp", tcp), ("udp", udp)] {
@@ -303,10 +303,10 @@ fn rules_of_both_sides_decide_and_a_denial_names_the_rule() {
     let (allowed, denied) = (sink(3), sink(3));
     let rules = format!("[dial]\nrules = [\"deny *:*:{denied}\", \"allow unix:{open}\"]\n");
     let daemon = Daemon::start(&[here("abc", "direct"), relay.section("def", "relayed")], &rules);
-    let dial = |params: Value| Caller::of(&daemon).dials(params);
+    let dial = |params: Value| RpcCaller::of(&daemon).dials(params);
     for handle in ["direct", "relayed"] {
         half_closes(dial(json!({ "handle": handle, "port": allowed })), b"");
-        let mut caller = Caller::of(&daemon);
+        let mut caller = RpcCaller::of(&daemon);
         let (code, _, cause) = caller.is_refused("pod.portDial", json!({ "handle": handle, "port": denied }));
         assert_eq!(code, -32004);
         assert!(cause.contains(&format!("the daemon's rule `deny *:*:{denied}`")), "{cause}");
@@ -324,7 +324,7 @@ fn rules_of_both_sides_decide_and_a_denial_names_the_rule() {
         ("direct", format!("unix://{open}"), -32601, "has no relay"),
     ] {
         let params = json!({ "handle": handle, "address": address });
-        let (got, _, cause) = Caller::of(&daemon).is_refused("pod.portDial", params);
+        let (got, _, cause) = RpcCaller::of(&daemon).is_refused("pod.portDial", params);
         assert_eq!(got, code, "{cause}");
         assert!(cause.contains(part), "{cause}");
     }
@@ -350,8 +350,8 @@ fn a_token_is_proved_to_a_relay_that_asks_for_it() {
     });
     let daemon = Daemon::start(&[relay.section("def", "without")], &sections.concat());
     let port = sink(3);
-    half_closes(Caller::of(&daemon).dials(json!({ "handle": "a", "port": port })), b"");
-    let mut caller = Caller::of(&daemon);
+    half_closes(RpcCaller::of(&daemon).dials(json!({ "handle": "a", "port": port })), b"");
+    let mut caller = RpcCaller::of(&daemon);
     for (handle, code, part) in [
         ("b", -32004, "token"),
         ("c", -32005, "start it with --token-file"),
@@ -366,9 +366,9 @@ fn a_token_is_proved_to_a_relay_that_asks_for_it() {
     assert_eq!(probed["pods"][0]["relay"]["answers"], true);
     let pod = json!({ "handle": "vm", "endpoint": relay.endpoint(), "tokenFile": right });
     caller.gets("pod.register", pod);
-    half_closes(Caller::of(&daemon).dials(json!({ "handle": "vm", "port": port })), b"");
+    half_closes(RpcCaller::of(&daemon).dials(json!({ "handle": "vm", "port": port })), b"");
     std::fs::write(&wrong, "correct horse battery").unwrap();
-    half_closes(Caller::of(&daemon).dials(json!({ "handle": "b", "port": port })), b"");
+    half_closes(RpcCaller::of(&daemon).dials(json!({ "handle": "b", "port": port })), b"");
 }
 
 #[test]
@@ -379,8 +379,8 @@ fn containers_are_dialled_by_their_ids() {
     let daemon = daemon(&[relay.section("def", "relayed")]);
     let port = sink(3);
     let params = |id: &str| json!({ "handle": "relayed", "containerID": id, "port": port });
-    half_closes(Caller::of(&daemon).dials(params("self")), b"");
-    let mut caller = Caller::of(&daemon);
+    half_closes(RpcCaller::of(&daemon).dials(params("self")), b"");
+    let mut caller = RpcCaller::of(&daemon);
     let (code, _, cause) = caller.is_refused("pod.portDial", params("nobody"));
     assert_eq!(code, -32006, "{cause}");
     assert!(cause.contains("container `nobody` is not in the guest"), "{cause}");
@@ -396,7 +396,7 @@ fn a_refusal_is_logged_with_what_listens_instead() {
     let _open = echo();
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let refused = json!({ "handle": "relayed", "port": closed });
-    let (_, kind, _) = Caller::of(&daemon).is_refused("pod.portDial", refused);
+    let (_, kind, _) = RpcCaller::of(&daemon).is_refused("pod.portDial", refused);
     assert_eq!(kind, "refused");
     let line = daemon.process.line_with(&format!("nothing listens on {closed}; listening: "));
     assert!(line.contains("\"pod\":\"relayed\""), "{line}");
@@ -412,14 +412,14 @@ fn a_port_that_never_answers_is_timed_out() {
     let _waiting = TcpStream::connect(address).unwrap();
     let daemon = daemon(&[here("abc", "direct")]);
     let params = json!({ "handle": "direct", "address": address.to_string(), "timeoutMs": 200 });
-    let (code, kind, cause) = Caller::of(&daemon).is_refused("pod.portDial", params);
+    let (code, kind, cause) = RpcCaller::of(&daemon).is_refused("pod.portDial", params);
     assert_eq!((code, kind.as_str()), (-32003, "timed_out"), "{cause}");
 }
 
 #[test]
 fn what_is_no_call_is_told_and_the_connection_lives() {
     let daemon = daemon(&[]);
-    let mut caller = Caller::of(&daemon);
+    let mut caller = RpcCaller::of(&daemon);
     for (line, code) in [("{", -32700), ("[]", -32600), ("{\"id\":1}", -32600)] {
         caller.says(&format!("{line}\n"));
         assert_eq!(caller.hears()["error"]["code"], code, "{line}");
@@ -435,7 +435,7 @@ fn what_is_no_call_is_told_and_the_connection_lives() {
 fn pods_can_be_registered_and_taken_away() {
     let relay = RelayPod::start();
     let daemon = daemon(&[here("abc", "direct")]);
-    let mut caller = Caller::of(&daemon);
+    let mut caller = RpcCaller::of(&daemon);
     let pod = json!({ "handle": "vm-1", "endpoint": relay.endpoint(), "labels": { "app": "web" } });
     assert_eq!(caller.gets("pod.register", pod.clone()), json!({ "handle": "vm-1" }));
     assert_eq!(caller.is_refused("pod.register", pod).0, -32602);
@@ -450,7 +450,7 @@ fn pods_can_be_registered_and_taken_away() {
     assert_eq!(listed["name"], "vm-1");
     assert_eq!((&listed["registered"], &listed["connections"]), (&json!(true), &json!(0)));
     assert_eq!(listed["relay"], json!({ "answers": true, "protocol": 2 }));
-    half_closes(Caller::of(&daemon).dials(json!({ "handle": "vm-1", "port": sink(3) })), b"");
+    half_closes(RpcCaller::of(&daemon).dials(json!({ "handle": "vm-1", "port": sink(3) })), b"");
 
     assert_eq!(caller.gets("pod.unregister", json!({ "handle": "vm-1" })), json!({ "handle": "vm-1" }));
     assert_eq!(caller.is_refused("pod.unregister", json!({ "handle": "vm-1" })).0, -32001);
@@ -460,7 +460,7 @@ fn pods_can_be_registered_and_taken_away() {
 #[test]
 fn a_relay_that_is_not_there_is_seen() {
     let daemon = daemon(&[not_running("ghi", "off"), here("abc", "direct")]);
-    let listed = Caller::of(&daemon).gets("pod.list", json!({ "probe": true }));
+    let listed = RpcCaller::of(&daemon).gets("pod.list", json!({ "probe": true }));
     assert_eq!(listed["pods"][0]["relay"], json!({ "answers": true }), "a namespace is there");
     let off = &listed["pods"][1]["relay"];
     assert_eq!((&off["answers"], &off["kind"]), (&json!(false), &json!("sandbox_gone")));
@@ -470,8 +470,8 @@ fn a_relay_that_is_not_there_is_seen() {
 fn sessions_and_connections_are_listed_while_they_live() {
     let daemon = daemon(&[here("abc", "demo")]);
     let port = echo();
-    let mut caller = Caller::of(&daemon);
-    let mut dialled = Caller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
+    let mut caller = RpcCaller::of(&daemon);
+    let mut dialled = RpcCaller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
     dialled.write_all(b"12345").unwrap();
     dialled.read_exact(&mut [0; 5]).unwrap();
     let (_client, address) = daemon.forward_by_cri("demo", port);
@@ -500,9 +500,9 @@ fn a_caller_that_leaves_has_its_connection_reset() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let daemon = daemon(&[here("abc", "demo")]);
-    let stream = Caller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
+    let stream = RpcCaller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
     let (mut pod, _) = listener.accept().unwrap();
-    pod.set_read_timeout(Some(PATIENCE)).unwrap();
+    pod.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     drop(stream);
     // First its end, which the pod does not answer, then the reset.
     let mut reads = || pod.read(&mut [0]);
@@ -524,10 +524,10 @@ fn the_sockets_mode_and_the_callers_user_decide() {
     let open = Daemon::start_with_rpc(&[], &format!("uids = [{uid}]\nsocket_mode = \"0660\""));
     let mode = std::fs::metadata(open.rpc_socket()).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o660);
-    Caller::of(&open).gets("pod.list", json!({}));
+    RpcCaller::of(&open).gets("pod.list", json!({}));
 
     let closed = Daemon::start_with_rpc(&[], &format!("uids = [{}]", uid + 1));
-    let mut caller = Caller::of(&closed);
+    let mut caller = RpcCaller::of(&closed);
     let refusal = caller.hears();
     assert_eq!(refusal["error"]["code"], -32004);
     assert!(refusal["error"]["message"].as_str().unwrap().contains("jsonrpc.uids"), "{refusal}");
@@ -538,7 +538,7 @@ fn the_sockets_mode_and_the_callers_user_decide() {
 fn streams_go_on_while_the_daemon_drains() {
     let daemon = daemon(&[here("abc", "demo")]);
     let port = echo();
-    let mut stream = Caller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
+    let mut stream = RpcCaller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
     daemon.process.signal(Signal::TERM);
     daemon.process.line_with("shutting down");
     eventually("the socket is gone", || !daemon.rpc_socket().exists());
@@ -566,7 +566,7 @@ fn a_caller_that_closes_after_the_pods_end_has_aborted_nothing() {
     let relay = RelayPod::start();
     let daemon = daemon(&[here("abc", "direct"), relay.section("def", "relayed")]);
     for handle in ["direct", "relayed"] {
-        let mut stream = Caller::of(&daemon).dials(json!({ "handle": handle, "port": port }));
+        let mut stream = RpcCaller::of(&daemon).dials(json!({ "handle": handle, "port": port }));
         stream.write_all(b"a request").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
@@ -582,7 +582,7 @@ fn a_caller_that_closes_after_the_pods_end_has_aborted_nothing() {
 fn every_connection_gets_a_line_for_the_audit() {
     let daemon = daemon(&[here("abc", "demo")]);
     let port = sink(2);
-    let mut stream = Caller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
+    let mut stream = RpcCaller::of(&daemon).dials(json!({ "handle": "demo", "port": port }));
     stream.write_all(b"12345").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
@@ -596,7 +596,7 @@ fn every_connection_gets_a_line_for_the_audit() {
     assert_eq!(line["address"], format!("localhost:{port}"));
     assert!(line["who"].as_str().unwrap().starts_with("uid "), "{line}");
 
-    Caller::of(&daemon).is_refused("pod.portDial", json!({ "handle": "demo", "address": "192.0.2.1:1" }));
+    RpcCaller::of(&daemon).is_refused("pod.portDial", json!({ "handle": "demo", "address": "192.0.2.1:1" }));
     let line: Value = serde_json::from_str(&daemon.process.line_with("\"audit\"")).unwrap();
     assert_eq!((&line["result"], &line["bytes_to_pod"]), (&json!("denied"), &json!(0)));
 }

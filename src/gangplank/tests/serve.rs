@@ -71,7 +71,7 @@ async fn sigterm_lets_a_session_finish_and_refuses_new_ones_while_cri_answers() 
     let (client, address) = daemon.forward_by_cri("demo", port);
     let mut connection = connect(address);
     echoes(&mut connection, "before");
-    let mut kubelet = cri::Client::of(&daemon.socket()).await;
+    let mut kubelet = cri::CriClient::of(&daemon.socket()).await;
 
     daemon.process.signal(Signal::TERM);
     daemon.process.line_with("shutting down");
@@ -79,7 +79,7 @@ async fn sigterm_lets_a_session_finish_and_refuses_new_ones_while_cri_answers() 
     let (code, why) = kubelet.refuses("abc", &[]).await;
     assert_eq!(code, Code::Unavailable, "{why}");
     assert!(why.contains("shutting down"), "{why}");
-    let mut late = cri::Client::of(&daemon.socket()).await;
+    let mut late = cri::CriClient::of(&daemon.socket()).await;
     let version: VersionResponse = late.call(method::VERSION, VersionRequest::default()).await.unwrap();
     assert_eq!(version.runtime_name, "gangplank");
     echoes(&mut connection, "after");

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::cri::Client;
-use common::runtime::{Call, ECHO, FAIL, FAIL_AFTER_DATA, HANG, HANG_AFTER_DATA, Runtime, framed};
-use common::{Daemon, PATIENCE};
+use common::cri::CriClient;
+use common::runtime::{
+    ECHO, FAIL, FAIL_AFTER_DATA, FakeRuntime, HANG, HANG_AFTER_DATA, RecordedCall, framed,
+};
+use common::{Daemon, TEST_TIMEOUT};
 use http::{HeaderMap, Request, Response};
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Full};
@@ -26,13 +28,13 @@ const UNKNOWN: &str = "/test.v1.Anything/Unknown";
 /// A runtime, and the daemon in front of it.
 struct Node {
     daemon: Daemon,
-    runtime: Runtime,
+    runtime: FakeRuntime,
 }
 
 impl Node {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let runtime = Runtime::start(folder.path().join("runtime.sock"));
+        let runtime = FakeRuntime::start(folder.path().join("runtime.sock"));
         let daemon = Daemon::start_in(folder, &runtime.upstream(), &[], "");
         Self { daemon, runtime }
     }
@@ -40,7 +42,7 @@ impl Node {
 
 /// All of an answer.
 #[derive(Debug, PartialEq)]
-struct Answer {
+struct WholeAnswer {
     status: http::StatusCode,
     headers: HeaderMap,
     body: Bytes,
@@ -59,17 +61,17 @@ where
     // The sender is kept, so that only what a test drops ends the call.
     let answer = requests.send_request(request).await.unwrap();
     tokio::spawn(async move {
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(TEST_TIMEOUT).await;
         drop(requests);
     });
     answer
 }
 
-async fn whole(answer: Response<Incoming>) -> Answer {
+async fn whole(answer: Response<Incoming>) -> WholeAnswer {
     let (parts, body) = answer.into_parts();
     let body = body.collect().await.unwrap();
     let trailers = body.trailers().cloned();
-    Answer { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers }
+    WholeAnswer { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers }
 }
 
 fn request<B>(path: &str, body: B) -> Request<B> {
@@ -88,7 +90,7 @@ fn request<B>(path: &str, body: B) -> Request<B> {
 }
 
 /// Sends it with and without the daemon in between: both must be the same at both ends.
-async fn is_the_same<B>(node: &Node, path: &str, body: impl Fn() -> B) -> (Call, Answer)
+async fn is_the_same<B>(node: &Node, path: &str, body: impl Fn() -> B) -> (RecordedCall, WholeAnswer)
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -188,9 +190,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
+    tokio::time::timeout(TEST_TIMEOUT, waiting)
         .await
-        .unwrap_or_else(|_| panic!("it never came true that {what}"));
+        .unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
 #[tokio::test]
@@ -213,7 +215,7 @@ async fn a_client_that_goes_away_is_gone_for_the_runtime() {
 #[tokio::test]
 async fn a_deadline_reaches_the_runtime_and_ends_the_call() {
     let node = Node::start();
-    let mut client = Client::of(&node.daemon.socket()).await;
+    let mut client = CriClient::of(&node.daemon.socket()).await;
     let limit = Duration::from_millis(300);
     let status = client.call_within::<_, StatusResponse>(limit, HANG, StatusRequest::default()).await;
     // tonic's client says Cancelled when its own clock has run out.
@@ -225,7 +227,7 @@ async fn a_deadline_reaches_the_runtime_and_ends_the_call() {
 #[tokio::test]
 async fn a_runtime_that_is_down_is_unavailable_until_it_is_back() {
     let mut node = Node::start();
-    let mut client = Client::of(&node.daemon.socket()).await;
+    let mut client = CriClient::of(&node.daemon.socket()).await;
     let mut fails = async || {
         let status = client.call::<_, StatusResponse>(UNKNOWN, StatusRequest::default()).await.unwrap_err();
         (status.code(), status.message().to_owned())
@@ -247,7 +249,7 @@ async fn a_call_under_way_when_the_runtime_dies_is_unavailable() {
     let mut node = Node::start();
     let socket = node.daemon.socket();
     let waiting = tokio::spawn(async move {
-        let mut client = Client::of(&socket).await;
+        let mut client = CriClient::of(&socket).await;
         client.call::<_, StatusResponse>(HANG, StatusRequest::default()).await
     });
     until("the call has arrived", || node.runtime.count(HANG) == 1).await;
@@ -270,7 +272,7 @@ async fn many_calls_wait_at_once() {
         calls.spawn(async move { requests.send_request(request).await });
     }
     until("all of them have arrived", || node.runtime.count(HANG) == 300).await;
-    let mut client = Client::of(&node.daemon.socket()).await;
+    let mut client = CriClient::of(&node.daemon.socket()).await;
     let status = client.call::<_, StatusResponse>(UNKNOWN, StatusRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "and another is answered meanwhile");
 }

@@ -13,9 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-pub struct Client(Grpc<Channel>);
+pub struct CriClient(Grpc<Channel>);
 
-impl Client {
+impl CriClient {
     pub async fn of(socket: &Path) -> Self {
         let socket = socket.to_path_buf();
         let connector = tower::service_fn(move |_| {

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// How long anything may take that a test waits for. Reached only when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for anything. Reached only if something is broken.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub const GANGPLANK: &str = env!("CARGO_BIN_EXE_gangplank");
 
@@ -59,7 +59,7 @@ impl Process {
 
     /// The next line that has this in it.
     pub fn line_with(&self, part: &str) -> String {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TEST_TIMEOUT;
         let mut others = String::new();
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -87,7 +87,7 @@ impl Process {
 
     /// Waits for its end.
     pub fn ends(mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TEST_TIMEOUT;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
@@ -293,9 +293,9 @@ fn serve_with(folder: &Path, cri: &str, rpc: &str, pods: &[PodSection], more: &s
 
 /// Waits until this holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TEST_TIMEOUT;
     while !holds() {
-        assert!(Instant::now() < until, "it never came true that {what}");
+        assert!(Instant::now() < until, "timed out waiting until {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -315,7 +315,7 @@ pub fn echo() -> u16 {
 /// A connection that tells a hung server from a slow one.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
 
-/// Paths of methods that nobody knows, named by what they do.
+/// Paths of unknown methods, named by what they do.
 pub const ECHO: &str = "/test.v1.Anything/Echo";
 pub const FAIL: &str = "/test.v1.Anything/Fail";
 pub const FAIL_AFTER_DATA: &str = "/test.v1.Anything/FailAfterData";
@@ -34,7 +34,7 @@ pub const HANG_AFTER_DATA: &str = "/test.v1.Anything/HangAfterData";
 
 /// What it was asked, as it came.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Call {
+pub struct RecordedCall {
     pub uri: http::Uri,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -42,8 +42,8 @@ pub struct Call {
 }
 
 #[derive(Default)]
-struct State {
-    calls: Vec<Call>,
+struct RuntimeState {
+    calls: Vec<RecordedCall>,
     sandboxes: Vec<PodSandbox>,
     /// What it tells of each sandbox when it is to be verbose.
     info: BTreeMap<String, String>,
@@ -53,17 +53,17 @@ struct State {
     runs: usize,
 }
 
-type Shared = Arc<Mutex<State>>;
+type Shared = Arc<Mutex<RuntimeState>>;
 
 /// The runtime. Dropping it ends it with its connections, as a crash would.
-pub struct Runtime {
+pub struct FakeRuntime {
     socket: PathBuf,
     state: Shared,
     tasks: Option<JoinSet<()>>,
 }
 
 /// What tests do with it.
-impl Runtime {
+impl FakeRuntime {
     pub fn start(socket: PathBuf) -> Self {
         let mut runtime = Self { socket, state: Shared::default(), tasks: None };
         runtime.restart();
@@ -93,12 +93,12 @@ impl Runtime {
         format!("upstream = \"unix://{}\"", self.socket.display())
     }
 
-    /// Makes a sandbox that runs, behind everybody's back.
+    /// Makes a sandbox that runs, without telling the daemon.
     pub fn has(&self, id: &str, handler: &str) {
         self.state().sandboxes.push(sandbox(id, handler, BTreeMap::new()));
     }
 
-    /// Loses a sandbox, behind everybody's back.
+    /// Loses a sandbox, without telling the daemon.
     pub fn loses(&self, id: &str) {
         self.state().sandboxes.retain(|sandbox| sandbox.id != id);
     }
@@ -118,7 +118,7 @@ impl Runtime {
     }
 
     /// What it was asked at this path.
-    pub fn calls(&self, path: &str) -> Vec<Call> {
+    pub fn calls(&self, path: &str) -> Vec<RecordedCall> {
         self.state().calls.iter().filter(|call| call.uri.path() == path).cloned().collect()
     }
 
@@ -132,12 +132,12 @@ impl Runtime {
         self.state().cancelled
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RuntimeState> {
         self.state.lock().unwrap()
     }
 }
 
-impl Drop for Runtime {
+impl Drop for FakeRuntime {
     fn drop(&mut self) {
         self.stop();
     }
@@ -198,7 +198,8 @@ async fn answer(request: Request<Incoming>, state: &Shared) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return Status::cancelled("").into_http() };
     let trailers = body.trailers().cloned();
-    let call = Call { uri: parts.uri.clone(), headers: parts.headers, body: body.to_bytes(), trailers };
+    let call =
+        RecordedCall { uri: parts.uri.clone(), headers: parts.headers, body: body.to_bytes(), trailers };
     state.lock().unwrap().calls.push(call.clone());
     let hangs = state.lock().unwrap().hangs;
     match parts.uri.path() {
@@ -247,7 +248,8 @@ fn echo(request: Request<Incoming>, state: Shared) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let (sender, back) = Channel::new(1);
     tokio::spawn(async move {
-        let mut call = Call { uri: parts.uri, headers: parts.headers, body: Bytes::new(), trailers: None };
+        let mut call =
+            RecordedCall { uri: parts.uri, headers: parts.headers, body: Bytes::new(), trailers: None };
         let received = echo_pieces(body, sender, &mut call).await;
         call.body = received.into();
         state.lock().unwrap().calls.push(call);
@@ -255,7 +257,7 @@ fn echo(request: Request<Incoming>, state: Shared) -> Response<Body> {
     head(back)
 }
 
-async fn echo_pieces(mut body: Incoming, mut sender: Sender<Bytes>, call: &mut Call) -> Vec<u8> {
+async fn echo_pieces(mut body: Incoming, mut sender: Sender<Bytes>, call: &mut RecordedCall) -> Vec<u8> {
     let mut received = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         match frame.into_data() {
@@ -286,7 +288,7 @@ fn fails_after_data() -> Response<Body> {
     head(body)
 }
 
-fn cri(path: &str, body: &[u8], state: &mut State) -> Result<Response<Body>, Status> {
+fn cri(path: &str, body: &[u8], state: &mut RuntimeState) -> Result<Response<Body>, Status> {
     match path {
         method::LIST_POD_SANDBOX => one(&ListPodSandboxResponse { items: state.sandboxes.clone() }),
         method::POD_SANDBOX_STATUS => one(&status(&read(body), state)?),
@@ -310,14 +312,14 @@ fn cri(path: &str, body: &[u8], state: &mut State) -> Result<Response<Body>, Sta
     }
 }
 
-impl State {
+impl RuntimeState {
     fn find(&mut self, id: &str) -> Result<&mut PodSandbox, Status> {
         let found = self.sandboxes.iter_mut().find(|sandbox| sandbox.id.starts_with(id));
         found.ok_or_else(|| Status::not_found("the runtime has no such sandbox"))
     }
 }
 
-fn run(asked: RunPodSandboxRequest, state: &mut State) -> Result<RunPodSandboxResponse, Status> {
+fn run(asked: RunPodSandboxRequest, state: &mut RuntimeState) -> Result<RunPodSandboxResponse, Status> {
     let config = asked.config.unwrap();
     let metadata = config.metadata.clone().unwrap();
     if metadata.name == "fails" {
@@ -334,7 +336,10 @@ fn run(asked: RunPodSandboxRequest, state: &mut State) -> Result<RunPodSandboxRe
     Ok(RunPodSandboxResponse { pod_sandbox_id: id })
 }
 
-fn status(asked: &PodSandboxStatusRequest, state: &mut State) -> Result<PodSandboxStatusResponse, Status> {
+fn status(
+    asked: &PodSandboxStatusRequest,
+    state: &mut RuntimeState,
+) -> Result<PodSandboxStatusResponse, Status> {
     let network = if state.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
     let sandbox = state.find(&asked.pod_sandbox_id)?.clone();
     let options = NamespaceOption { network: network.into(), ..NamespaceOption::default() };
