@@ -41,6 +41,7 @@ lint: $(BIN)/cargo-deny ## Format, clippy, documentation and dependencies; no wa
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	docs/check-specification
 	$< --locked check bans licenses sources
 
 advisories: $(BIN)/cargo-deny ## Known vulnerabilities in dependencies (downloads the advisory database)
