@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::rpc_socket::Rpc;
+use self::rpc_socket::RpcArgs;
 use crate::daemon;
 
 /// Reach a port inside a pod that runs in its own VM, from kubectl, crictl and friends.
@@ -27,7 +27,7 @@ use crate::daemon;
     version,
     arg_required_else_help = true,
     after_help = "\
-A pod is named by the id of its sandbox, an unambiguous beginning of that, its name, or NAMESPACE/NAME.
+Name a pod by its sandbox id, an unambiguous prefix of that, its name, or NAMESPACE/NAME.
 \"gangplank COMMAND --help\" shows examples. No daemon yet? Try \"gangplank demo\"."
 )]
 pub struct Cli {
@@ -42,18 +42,18 @@ enum Command {
 Example:
   gangplank serve --config /etc/gangplank.toml
 
-gangplank.sample.toml documents every key; \"gangplank check --config FILE\" looks whether all of it works.")]
+gangplank.sample.toml documents every key; \"gangplank check --config FILE\" checks that everything it names works.")]
     Serve {
         /// The configuration file; gangplank.sample.toml documents every key
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
     /// Forward local ports to pods until interrupted
-    Forward(forward::Options),
+    Forward(forward::ForwardOptions),
     /// Connect standard input and output to a port or a Unix socket of a pod
     #[command(after_help = "\
-The end of standard input ends the direction towards the pod only, so the whole answer still comes.
-Datagrams go through \"gangplank forward demo :53/udp\".
+The end of standard input ends only the direction towards the pod, so the whole answer still arrives.
+For datagrams, use \"gangplank forward demo :53/udp\".
 
 Examples:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | gangplank dial demo :80
@@ -61,62 +61,62 @@ Examples:
   gangplank dial demo unix:///run/app.sock")]
     Dial {
         #[command(flatten)]
-        rpc: Rpc,
+        rpc: RpcArgs,
         /// The pod
         pod: String,
         /// HOST:PORT in the pod (:PORT and localhost:PORT are its loopback addresses), or unix:///PATH
         address: String,
     },
-    /// List the pods: how each is reached, whether its relay answers, how many connections it has
+    /// List the pods: their endpoints, whether their relays answer, and their open connections
     #[command(after_help = "\
-Each relay is asked for a sign of life, for at most 2 s. Leave a guest that still boots alone (--no-probe): some
-vsock devices take harm from a connection that nobody answers.
+Each relay is probed, for at most 2 s. Use --no-probe while a guest boots: an unanswered connection can hang some
+vsock devices.
 
 Example:
   gangplank pods --json | jq -r '.pods[].name'")]
     Pods {
         #[command(flatten)]
-        rpc: Rpc,
-        /// Do not ask the relays
+        rpc: RpcArgs,
+        /// Do not probe the relays
         #[arg(long)]
         no_probe: bool,
-        /// As JSON, for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// List what listens in a pod, with the names of processes where the guest tells them
+    /// List the listening ports of a pod, with process names where the guest reports them
     #[command(after_help = "\
-A relay sees the processes of its own user that may do no more than it, and all of them with its --cgroup. Of an ordinary pod
-without a relay, the daemon sees what it may.
+A relay sees the processes of its own user that have no more privileges than it has, and with its --cgroup all processes. In
+an ordinary pod without a relay, the daemon sees the processes that its own privileges allow.
 
 Examples:
   gangplank ports demo
   gangplank ports demo --container 3f1c --container 77ab --json | jq '.ports[].port'")]
     Ports {
         #[command(flatten)]
-        rpc: Rpc,
+        rpc: RpcArgs,
         /// The pod
         pod: String,
-        /// A container of the pod with a network of its own, by its id; give it again for more [default: the pod's network]
+        /// The id of a container that has its own network; may be repeated [default: the pod's network]
         #[arg(long = "container", value_name = "ID")]
         containers: Vec<String>,
-        /// As JSON, for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show sessions and connections as they move
+    /// Show live sessions and connections
     #[command(after_help = "\
-In a terminal the table is drawn again every second, until q or Ctrl-C. Otherwise it is printed once.
+In a terminal, the table is refreshed every second until you press q or Ctrl-C. Otherwise it is printed once.
 
 Example:
   gangplank top | head -1")]
     Top {
         #[command(flatten)]
-        rpc: Rpc,
+        rpc: RpcArgs,
     },
-    /// Look whether all is well: configuration, sockets, modules, permissions, each pod's relay
+    /// Check the configuration, sockets, kernel modules, permissions and each pod's relay
     #[command(after_help = "\
-What is wrong comes with what to do about it. The exit status is 1 if anything is.
+Each problem comes with a suggested fix. The exit status is 1 if there is any problem.
 
 Example:
   gangplank check --config /etc/gangplank.toml")]
@@ -125,9 +125,9 @@ Example:
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Show it at work: a pod whose page is reachable only through the relay, the daemon and a forwarded port
-    Demo(demo::Options),
-    /// Print the completions of a shell
+    /// Run a demo: a pod whose web page is reachable only through the relay, the daemon and a forwarded port
+    Demo(demo::DemoOptions),
+    /// Print shell completions
     #[command(after_help = "\
 Example:
   gangplank completions bash > /etc/bash_completion.d/gangplank")]
@@ -135,26 +135,26 @@ Example:
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a folder
+    /// Write the manual pages to a folder
     #[command(after_help = "\
 Example:
   gangplank man /usr/local/share/man/man1")]
     Man {
-        /// The folder, which must be there
+        /// An existing folder
         folder: PathBuf,
     },
-    /// The pod of the demo, started by it
+    /// The pod of the demo, which starts it
     #[command(hide = true)]
     DemoGuest(demo::GuestOptions),
 }
 
 impl Cli {
-    /// Does what was asked for. What goes wrong is one sentence on standard error and exit status 1.
+    /// Runs the command. If it fails, prints one sentence on standard error and exits with status 1.
     pub fn run(self) -> ExitCode {
         match self.command.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                // Nobody is left to tell if standard error is closed.
+                // If standard error is closed, the exit status must do.
                 let _ = writeln!(std::io::stderr(), "gangplank: {error}");
                 ExitCode::FAILURE
             }
@@ -179,16 +179,16 @@ impl Command {
             Self::Demo(options) => block_on(demo::run(&options)),
             Self::Completions { shell } => Ok(manual::completions(shell, Cli::command())?),
             Self::Man { folder } => Ok(manual::pages(&folder, Cli::command())?),
-            // Without a runtime: it enters a namespace while it is a single thread.
+            // Not in the runtime: it must enter a namespace while the process has a single thread.
             Self::DemoGuest(options) => Ok(demo::guest(&options)?),
         }
     }
 }
 
-fn block_on<E: Error + 'static>(what: impl Future<Output = Result<(), E>>) -> Result<(), AnyError> {
+fn block_on<E: Error + 'static>(command: impl Future<Output = Result<(), E>>) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(what);
-    // Whatever still runs has had its time.
+    let result = runtime.block_on(command);
+    // A read of standard input on a blocking thread may never end; do not wait for it.
     runtime.shutdown_background();
     Ok(result?)
 }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_sound_and_every_command_says_what_it_is_for() {
+    fn the_definition_is_valid_and_every_command_has_a_description() {
         let mut command = Cli::command();
         command.clone().debug_assert();
         for sub in command.get_subcommands_mut() {

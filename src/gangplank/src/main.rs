@@ -1,4 +1,4 @@
-//! The host daemon and command line.
+//! The `gangplank` program: the host daemon and its command line.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! JSON-RPC calls and answers, and the client of the daemon's socket. docs/jsonrpc.md is the contract.
+//! JSON-RPC calls and answers, and a client for the daemon's socket. The contract is docs/jsonrpc.md.
 
 pub(crate) mod client;
 mod message;

@@ -148,7 +148,7 @@ fn pods_are_listed_with_a_sign_of_life() {
     assert!(row("relayed").contains("answers") && row("relayed").contains(&relay.endpoint()), "{table}");
     assert!(row("off").contains("/nowhere/v.sock is not there"), "{table}");
     let table = said(&gangplank(&["pods", "--no-probe", "--rpc", &daemon.rpc_url()]));
-    assert!(table.contains("not asked") && table.contains("endpoint is not there"), "{table}");
+    assert!(table.contains("not probed") && table.contains("endpoint does not exist"), "{table}");
     let listed: Value =
         serde_json::from_str(&said(&gangplank(&["pods", "--json", "--rpc", &daemon.rpc_url()]))).unwrap();
     assert_eq!(listed["pods"].as_array().unwrap().len(), 3);
@@ -201,7 +201,7 @@ fn ports_says_where_more_listen_than_are_told() {
     );
     let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "old"]);
     assert_eq!(said(&output).lines().count(), 3);
-    assert!(complaint(&output).contains("more ports listen than are told"), "{}", complaint(&output));
+    assert!(complaint(&output).contains("more ports are listening"), "{}", complaint(&output));
     let output = gangplank(&["ports", "--rpc", &daemon.rpc_url(), "old", "--json"]);
     let listed: Value = serde_json::from_str(&said(&output)).unwrap();
     assert_eq!((&listed["more"], listed["ports"].as_array().unwrap().len()), (&true.into(), 2));
@@ -255,9 +255,9 @@ fn check_says_what_to_do_about_each_thing() {
         assert!(line.starts_with("WRONG") && line.contains(part), "{line}");
     };
     found("CRI socket", "start \"gangplank serve\"");
-    found("JSON-RPC socket", "nobody answers any more");
+    found("JSON-RPC socket", "nothing listens on it");
     found("container runtime", "correct cri.upstream");
-    found("metrics", "stop whoever uses it");
+    found("metrics", "stop the program that uses it");
     found("pod default/off", "/nowhere/v.sock is not there; start the pod");
     found("pod default/vsock", "vsock://4000000000:1024");
     assert!(report.contains("vhost_vsock: "), "{report}");

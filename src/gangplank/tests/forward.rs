@@ -117,7 +117,7 @@ fn errors_are_one_sentence() {
         (["--cri", &cri, "off", ":80"], "/nowhere/v.sock is not there"),
         (["--rpc", "unix:///nowhere/rpc.sock", "demo", ":80"], "or name its socket with --rpc"),
         (["--rpc", &rpc, "nobody", ":80"], "no pod sandbox has the id or name \"nobody\""),
-        (["--rpc", &rpc, "off", ":80"], "hvsock:///nowhere/v.sock:1024; start the pod"),
+        (["--rpc", &rpc, "off", ":80"], "hvsock:///nowhere/v.sock:1024 does not exist; start the pod"),
         (["--rpc", &rpc, "demo", "http"], "[[ADDRESS:]LOCAL:]REMOTE"),
         (["--cri", &cri, "demo", "53/udp"], "CRI carries TCP only"),
     ] {

@@ -1,4 +1,4 @@
-//! `gangplank check`: the doctor. Looks at one thing after the other, and says of what is wrong what to do.
+//! `gangplank check`: checks what a configuration needs, and suggests a fix for each problem.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -16,10 +16,10 @@ use crate::daemon::dial::Dialer;
 use crate::daemon::pods::{Pod, Registry, Source};
 use crate::unix_url::UnixUrl;
 
-/// How long a relay may take to show that it is there.
+/// How long a relay may take to answer.
 const PROBE: Duration = Duration::from_secs(3);
 
-/// Descriptors that a busy daemon needs: two for each connection, and as many again for pipes.
+/// How many descriptors a busy daemon should be able to open.
 const DESCRIPTORS: u64 = 4096;
 
 /// CAP_SYS_ADMIN's bit in a set of capabilities (capabilities(7)).
@@ -28,33 +28,33 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Why the exit status is not zero.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckError {
-    /// Something is wrong.
-    #[error("{failed} of {all} checks failed; what to do about each is above")]
+    /// Some checks failed.
+    #[error("{failed} of {all} checks failed; each is listed above with a suggested fix")]
     Failed {
-        /// How many.
+        /// How many checks failed.
         failed: usize,
-        /// Of how many.
+        /// How many were made.
         all: usize,
     },
-    /// The checks themselves cannot be made.
+    /// The checks could not be made.
     #[error("cannot check: {0}")]
     System(#[from] io::Error),
 }
 
-/// What was looked at, and what is wrong with it.
+/// What was checked, and either its state or the problem with a fix.
 type Finding = (String, Result<String, String>);
 
 /// Checks what this configuration needs, and prints what was found.
 ///
 /// # Errors
-/// When anything is wrong.
+/// If any check failed.
 pub(crate) async fn run(file: &Path) -> Result<(), CheckError> {
     let mut findings = Vec::new();
     match Config::load(file) {
         Err(error) => findings.push(("configuration".into(), Err(error.to_string()))),
         Ok(config) => {
             let pods = config.pod.len();
-            findings.push(("configuration".into(), Ok(format!("{} is sound; {pods} pods", file.display()))));
+            findings.push(("configuration".into(), Ok(format!("{} is valid; {pods} pods", file.display()))));
             listeners(&config, &mut findings);
             machine(&config, &mut findings);
             relays(&config, &mut findings).await?;
@@ -77,7 +77,7 @@ fn report(findings: &[Finding]) -> Result<(), CheckError> {
     }
 }
 
-/// Where the daemon listens, or could.
+/// Whether the daemon listens where it should, or could.
 fn listeners(config: &Config, findings: &mut Vec<Finding>) {
     let runs = UnixStream::connect(config.cri.listen.path()).is_ok();
     findings.push(("CRI socket".into(), socket(&config.cri.listen)));
@@ -102,14 +102,14 @@ fn listeners(config: &Config, findings: &mut Vec<Finding>) {
 fn socket(url: &UnixUrl) -> Result<String, String> {
     let advice = match UnixStream::connect(url.path()).map_err(|error| error.kind()) {
         Ok(_) => return Ok(format!("{url} answers")),
-        Err(ErrorKind::NotFound) => "it is not there; start \"gangplank serve\"".into(),
+        Err(ErrorKind::NotFound) => "it does not exist; start \"gangplank serve\"".into(),
         Err(ErrorKind::ConnectionRefused) => {
-            "nobody answers any more; start \"gangplank serve\", which replaces it".into()
+            "nothing listens on it; start \"gangplank serve\", which replaces it".into()
         }
         Err(ErrorKind::PermissionDenied) => {
-            "you may not use it; run this as its owner, or set socket_mode".into()
+            "permission denied; run this as its owner, or set socket_mode".into()
         }
-        Err(kind) => format!("{kind}; see what it is"),
+        Err(kind) => format!("{kind}; check what this path is"),
     };
     Err(format!("{url}: {advice}"))
 }
@@ -124,23 +124,25 @@ fn upstream(url: &UnixUrl) -> Result<String, String> {
 fn port(address: SocketAddr, runs: bool) -> Result<String, String> {
     match TcpListener::bind(address) {
         Ok(_) if runs && address.port() != 0 => Err(format!(
-            "{address}: the daemon runs and does not listen there; start it again with this file"
+            "{address}: the daemon is running but does not listen there; restart it with this file"
         )),
-        Ok(_) => Ok(format!("{address} can be had")),
+        Ok(_) => Ok(format!("{address} is free")),
         Err(error) if runs && error.kind() == ErrorKind::AddrInUse => {
-            Ok(format!("{address} is in use, as it should"))
+            Ok(format!("{address} is in use by the daemon, as expected"))
         }
-        Err(error) => Err(format!("{address}: {error}; stop whoever uses it or choose another")),
+        Err(error) => {
+            Err(format!("{address}: {error}; stop the program that uses it or choose another port"))
+        }
     }
 }
 
-/// What the machine must have and allow.
+/// Kernel modules, permissions and limits that the configuration needs.
 fn machine(config: &Config, findings: &mut Vec<Finding>) {
     let any = |wanted: fn(&PodEndpoint) -> bool| config.pod.iter().any(|pod| wanted(&pod.endpoint));
     if any(|endpoint| endpoint.kind() == "vsock") {
         let here = |file: &str, module: &str| match fs::metadata(file) {
-            Ok(_) => Ok(format!("{file} is there")),
-            Err(_) => Err(format!("{file} is not there; run \"modprobe {module}\"")),
+            Ok(_) => Ok(format!("{file} exists")),
+            Err(_) => Err(format!("{file} does not exist; run \"modprobe {module}\"")),
         };
         findings.push(("vsock".into(), here("/dev/vsock", "vsock")));
         findings.push(("vhost_vsock".into(), here("/dev/vhost-vsock", "vhost_vsock")));
@@ -156,20 +158,20 @@ fn namespaces() -> Result<String, String> {
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
     if set & (1 << CAP_SYS_ADMIN) != 0 {
-        return Ok("this user may enter them".into());
+        return Ok("this user may enter the namespaces of pods".into());
     }
-    Err("this user may not enter those of pods; run gangplank as root or with CAP_SYS_ADMIN".into())
+    Err("this user may not enter the namespaces of pods; run gangplank as root or with CAP_SYS_ADMIN".into())
 }
 
 fn descriptors() -> Result<String, String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     match limit {
         Some(limit) if limit < DESCRIPTORS => Err(format!(
-            "at most {limit} may be open, which is some {} connections; raise it with \"ulimit -n\" or LimitNOFILE=",
+            "the limit is {limit}, enough for about {} connections; raise it with \"ulimit -n\" or LimitNOFILE=",
             limit / 4
         )),
-        Some(limit) => Ok(format!("{limit} may be open")),
-        None => Ok("as many as one likes may be open".into()),
+        Some(limit) => Ok(format!("the limit is {limit}")),
+        None => Ok("no limit on open files".into()),
     }
 }
 
@@ -179,7 +181,7 @@ async fn relays(config: &Config, findings: &mut Vec<Finding>) -> io::Result<()> 
         let endpoint = &pod.endpoint;
         let pod: Pod = pod.to_pod(Source::Configuration, SystemTime::now());
         let found = match (dialer.probe(&pod, PROBE).await, endpoint) {
-            (Ok(()), PodEndpoint::Netns(path)) => Ok(format!("{} is there", path.display())),
+            (Ok(()), PodEndpoint::Netns(path)) => Ok(format!("{} exists", path.display())),
             (Ok(()), endpoint) => Ok(format!("the relay at {endpoint} answers")),
             (Err(error), _) => Err(error.cause),
         };

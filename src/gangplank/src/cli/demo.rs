@@ -1,4 +1,4 @@
-//! `gangplank demo`: the whole way in one command, with a pod whose page nothing else reaches.
+//! `gangplank demo`: everything in one command, with a pod whose web page can be reached in no other way.
 //!
 //! ```text
 //! here                                                    the pod's network namespace
@@ -23,15 +23,15 @@ use tempfile::TempDir;
 
 pub(crate) use self::guest::{GuestOptions, guest};
 use self::page::{FetchError, fetch};
-use self::pod::{Pod, PodError};
-use crate::cli::forward::{Forward, ForwardError, PortPair, Report, Target, Way};
+use self::pod::{DemoPod, PodError};
+use crate::cli::forward::{ForwardApi, ForwardError, Forwarder, PodPorts, PortPair, Report};
 use crate::daemon::config::{Config, ConfigError, LogSection};
 use crate::daemon::logs;
 use crate::daemon::{Addresses, Daemon, DaemonError};
 use crate::listen::BindError;
 use crate::signals::Signals;
 
-/// What crictl calls the pod: as long as the ids it prints.
+/// The sandbox id of the pod, as long as the ids that crictl prints.
 const SANDBOX: &str = "d3m0c0ffee123";
 
 /// The port that the documentation uses for the Kubernetes API, taken if it is free.
@@ -39,41 +39,41 @@ const KUBE_API_PORT: u16 = 8001;
 
 /// Options of the demo.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// Boot a guest with this program instead. It gets a folder for its files, prints the endpoint of the
-    /// relay when that is ready, and ends at SIGTERM
+pub(crate) struct DemoOptions {
+    /// Boot a guest with this program instead. Its argument is a folder for its files; it prints the endpoint of the relay
+    /// when that is ready, and exits on SIGTERM
     #[arg(long, value_name = "PROGRAM")]
     vm: Option<PathBuf>,
 }
 
-/// Why there is nothing to be shown.
+/// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DemoError {
-    /// The pod does not run.
+    /// The pod failed.
     #[error(transparent)]
     Pod(#[from] PodError),
-    /// The demo's own configuration is refused.
+    /// The demo's own configuration was rejected.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The daemon does not run.
+    /// The daemon failed.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// The port is not forwarded.
+    /// The port could not be forwarded.
     #[error(transparent)]
     Forward(#[from] ForwardError),
-    /// The page does not come.
+    /// The page could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The system refuses something else.
-    #[error("the demo cannot go on: {0}")]
+    /// Another system call failed.
+    #[error("the demo cannot continue: {0}")]
     System(#[from] io::Error),
 }
 
-/// Shows it, then stays until a signal asks to end.
+/// Shows the page, then stays up until a signal arrives.
 ///
 /// # Errors
-/// When any part does not work, or stops working.
-pub(crate) async fn run(options: &Options) -> Result<(), DemoError> {
+/// If any part fails.
+pub(crate) async fn run(options: &DemoOptions) -> Result<(), DemoError> {
     let mut signals = Signals::catch()?;
     let demo = tokio::select! {
         demo = Demo::start(options) => demo?,
@@ -82,21 +82,21 @@ pub(crate) async fn run(options: &Options) -> Result<(), DemoError> {
     demo.stay(&mut signals).await
 }
 
-/// All of its parts, which end together.
+/// The parts of the demo, which end together.
 struct Demo {
-    forward: Forward,
+    forward: Forwarder,
     daemon: Daemon,
-    pod: Pod,
-    // After all that has files there.
+    pod: DemoPod,
+    // Declared last, so that it is removed after everything that has files in it.
     _folder: TempDir,
 }
 
 impl Demo {
-    async fn start(options: &Options) -> Result<Self, DemoError> {
+    async fn start(options: &DemoOptions) -> Result<Self, DemoError> {
         let folder = tempfile::Builder::new().prefix("gangplank-demo-").tempdir()?;
         let pod = match &options.vm {
-            None => Pod::embedded(folder.path()).await?,
-            Some(program) => Pod::vm(program, folder.path()).await?,
+            None => DemoPod::embedded(folder.path()).await?,
+            Some(program) => DemoPod::vm(program, folder.path()).await?,
         };
         let daemon = match Daemon::start(&configure(&folder, &pod, KUBE_API_PORT)?).await {
             Err(DaemonError::Listen(BindError::Tcp { .. })) => {
@@ -105,8 +105,8 @@ impl Demo {
             other => other?,
         };
         let pairs = vec![PortPair { address: None, local: 0, remote: pod.port, network: Network::Tcp }];
-        let target = Target { pod: "demo".into(), pairs };
-        let forward = Forward::start(&Way::Cri(daemon.addresses().cri.clone()), &[target]).await?;
+        let target = PodPorts { pod: "demo".into(), pairs };
+        let forward = Forwarder::start(&ForwardApi::Cri(daemon.addresses().cri.clone()), &[target]).await?;
         Ok(Self { forward, daemon, pod, _folder: folder })
     }
 
@@ -121,7 +121,7 @@ impl Demo {
             failed = introduce(self.daemon.addresses(), port, local) => failed,
             _ = signals.next() => Ok(()),
         };
-        // Whoever still forwards is told that it is over; nobody is waited for.
+        // Open sessions are told that the daemon is going away; the demo does not wait for them.
         tokio::select! {
             _ = self.daemon.shut_down(Duration::ZERO) => {}
             _ = signals.next() => {}
@@ -130,20 +130,19 @@ impl Demo {
     }
 }
 
-/// Shows the page, then waits for ever.
+/// Shows the page, then waits forever.
 async fn introduce(addresses: &Addresses, port: u16, local: SocketAddr) -> Result<(), DemoError> {
     let started = Instant::now();
     let page = fetch(local).await?;
     let took = started.elapsed();
-    write!(io::stdout(), "{}{}", came(local, &page, took), invitation(addresses, port, local))?;
-    // Only now, so that events do not mix with what was said above.
-    // Nobody audits a demo.
+    write!(io::stdout(), "{}{}", fetched(local, &page, took), invitation(addresses, port, local))?;
+    // Start logging only now, so that log lines do not mix with the text above. The demo needs no audit log.
     logs::start(&LogSection { audit: false, ..LogSection::default() });
     std::future::pending().await
 }
 
-/// The daemon's configuration, as a file that can be looked at.
-fn configure(folder: &TempDir, pod: &Pod, kube_api_port: u16) -> Result<Config, DemoError> {
+/// Writes the daemon's configuration to a file, which the user can read.
+fn configure(folder: &TempDir, pod: &DemoPod, kube_api_port: u16) -> Result<Config, DemoError> {
     let file = folder.path().join("gangplank.toml");
     std::fs::write(&file, configuration(folder.path(), &pod.endpoint, kube_api_port))?;
     Ok(Config::load(&file)?)
@@ -159,10 +158,10 @@ fn configuration(folder: &Path, endpoint: &str, kube_api_port: u16) -> String {
     )
 }
 
-fn came(local: SocketAddr, page: &str, took: Duration) -> String {
-    let mut text = format!("GET http://{local}/ took {:.1} ms and gave:\n\n", took.as_secs_f64() * 1e3);
+fn fetched(local: SocketAddr, page: &str, took: Duration) -> String {
+    let mut text = format!("GET http://{local}/ took {:.1} ms and returned:\n\n", took.as_secs_f64() * 1e3);
     for line in page.lines() {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "    {line}");
     }
     text

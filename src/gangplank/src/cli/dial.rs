@@ -1,70 +1,70 @@
-//! `gangplank dial`: standard input and output, and a port of a pod.
+//! `gangplank dial`: connects standard input and output to a port or socket of a pod.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::rpc::client::{CallError, Client};
+use crate::rpc::client::{CallError, RpcClient};
 use crate::unix_url::UnixUrl;
 
-/// Why it ended badly.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialCommandError {
-    /// Datagrams, whose bounds standard input and output do not keep.
+    /// Datagrams, whose boundaries standard input and output do not preserve.
     #[error(
-        "{address}: standard input and output are a stream of bytes and keep no bounds of datagrams; run \
-         `gangplank forward {pod} :{port}/udp` and send them to the port that it names"
+        "{address}: standard input and output are byte streams and do not preserve datagram boundaries; run \
+         `gangplank forward {pod} :{port}/udp` and send them to the port that it prints"
     )]
     Datagrams {
-        /// What was asked for.
+        /// The requested address.
         address: String,
-        /// Of which pod.
+        /// The requested pod.
         pod: String,
-        /// The address' last part.
+        /// The port in the address.
         port: String,
     },
-    /// There is no connection.
+    /// The dial failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// There was one.
+    /// The connection broke.
     #[error("the connection to the pod failed: {0}; the daemon's log says why")]
     Broken(io::Error),
 }
 
-/// Goes on until the pod has ended its side.
+/// Runs until the pod ends its direction.
 ///
 /// # Errors
-/// When the place is not reached, or the connection fails.
+/// If the address cannot be reached or the connection breaks.
 pub(crate) async fn run(rpc: &UnixUrl, pod: &str, address: &str) -> Result<(), DialCommandError> {
     if let Some(port) = udp_port(address) {
         let (address, pod, port) = (address.into(), pod.into(), port.into());
         return Err(DialCommandError::Datagrams { address, pod, port });
     }
-    let (stream, early) = Client::connect(rpc).await?.dial(pod, None, address).await?;
+    let (stream, early) = RpcClient::connect(rpc).await?.dial(pod, None, address).await?;
     let mut out = tokio::io::stdout();
     out.write_all(&early).await.map_err(DialCommandError::Broken)?;
     both_ways(stream, tokio::io::stdin(), out).await.map_err(DialCommandError::Broken)
 }
 
-/// The port of an address that is written as `gangplank forward` has those of datagrams.
+/// The port of an address written as `gangplank forward` writes UDP ports: `:53/udp`.
 fn udp_port(address: &str) -> Option<&str> {
     let at = address.strip_suffix("/udp").filter(|at| !at.contains('/'))?;
     Some(at.rsplit(':').next().unwrap_or(at))
 }
 
-/// The end of `input` ends the direction towards the pod, and nothing else.
+/// Copies in both directions. The end of `input` ends only the direction towards the pod.
 async fn both_ways(
     stream: UnixStream,
     mut input: impl AsyncRead + Unpin + Send + 'static,
     mut out: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
     let (mut from_pod, mut to_pod) = stream.into_split();
-    // A task of its own: input may never end, and what waits for it must not keep us.
+    // In its own task: standard input may never end, and must not delay our exit.
     let sends = tokio::spawn(async move {
         match tokio::io::copy(&mut input, &mut to_pod).await {
             Ok(_) => to_pod.shutdown().await,
-            // The pod may well have what it wants, and its answer still comes.
+            // The pod may have stopped reading on purpose; its answer still arrives.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(error),
         }

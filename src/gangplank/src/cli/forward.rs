@@ -1,15 +1,15 @@
-//! `gangplank forward`: our own port-forward client. It listens here, and asks JSON-RPC for each connection or
-//! CRI for a session.
+//! `gangplank forward`: our own port-forward client. It listens on local ports and makes a JSON-RPC call for each
+//! connection, or opens one CRI session per pod.
 //!
 //! ```text
-//!   listeners, udp ──► a task for each pod (by_rpc, by_cri) ──► streams
+//!   listeners, udp ──► one task per pod (by_rpc, by_cri) ──► streams
 //!                             └── events ──► report
 //! ```
 
 mod by_cri;
 mod by_rpc;
 mod cri_client;
-mod line;
+mod forwarded_port;
 mod listeners;
 mod ports;
 mod report;
@@ -29,17 +29,17 @@ use tokio::task::JoinSet;
 
 use self::by_cri::ByCri;
 use self::by_rpc::ByRpc;
-use self::line::{Event, Events, Line};
-use self::listeners::Listener;
-pub(crate) use self::ports::{PortPair, Target};
+use self::forwarded_port::{Events, ForwardEvent, ForwardedPort};
+use self::listeners::LocalListener;
+pub(crate) use self::ports::{PodPorts, PortPair};
 pub(crate) use self::report::Report;
-use self::udp::Peer;
+use self::udp::UdpPeer;
 use crate::cli::rpc_socket::{RPC, unix_url};
 use crate::rpc::client::CallError;
 use crate::signals::Signals;
 use crate::unix_url::UnixUrl;
 
-/// How often the table is drawn again.
+/// How often the table is refreshed.
 const REFRESH: Duration = Duration::from_millis(250);
 
 /// Options of the command.
@@ -48,15 +48,15 @@ const REFRESH: Duration = Duration::from_millis(250);
     override_usage = "gangplank forward [OPTIONS] POD PORT... [POD PORT...]...",
     after_help = "\
 Each port is one of
-  8080:80            port 8080 here, on 127.0.0.1 and ::1, to port 80 of the pod
+  8080:80            local port 8080, on 127.0.0.1 and ::1, to port 80 of the pod
   80                 the same port on both sides
-  :80                any free port here, which is printed
-  127.0.0.2:8080:80  port 8080 of that address
-  5353:53/udp        datagrams, as in dig -p 5353 @127.0.0.1; each sender has an association with the port of its
-                     own, until 60 s pass without a datagram or 256 others have sent since
+  :80                any free local port, which is printed
+  127.0.0.2:8080:80  local port 8080 on that address
+  5353:53/udp        datagrams, for example for dig -p 5353 @127.0.0.1; each sender gets its own association
+                     with the port, until 60 s pass without a datagram or 256 others have sent since
 
-A forward stays when the daemon or the pod goes away, says so, and goes on when they are back. In a terminal a line for
-each forward shows its connections, bytes and last error.
+If the daemon or the pod goes away, gangplank says so, keeps listening, and resumes when they are back. In a terminal, a line
+per forward shows its connections, bytes and last error.
 
 Examples:
   gangplank forward demo 8080:80 :443
@@ -64,104 +64,106 @@ Examples:
   gangplank forward dns 5353:53/udp
   gangplank forward --json demo :80 | jq -r 'select(.event == \"listening\") | .local'"
 )]
-pub(crate) struct Options {
-    /// The daemon's JSON-RPC socket [default: unix:///run/gangplank/rpc.sock if it is there, else the default of --cri]
+pub(crate) struct ForwardOptions {
+    /// The daemon's JSON-RPC socket [default: unix:///run/gangplank/rpc.sock if it exists, otherwise the default of --cri]
     #[arg(long, value_name = "URL", env = "GANGPLANK_RPC", value_parser = unix_url)]
     rpc: Option<UnixUrl>,
-    /// A CRI socket instead, of gangplank or of another runtime [default: unix:///run/gangplank/cri.sock]
+    /// Use a CRI socket instead, of gangplank or another runtime [default: unix:///run/gangplank/cri.sock]
     #[arg(long, value_name = "URL", value_parser = unix_url)]
     cri: Option<UnixUrl>,
-    /// End when the first connection has
+    /// Exit when the first connection has ended
     #[arg(long)]
     once: bool,
-    /// Tell what happens as JSON, an object a line
+    /// Report events as JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// A pod and its ports, and as many more of that as you like
+    /// A pod and its ports; may be repeated
     #[arg(required = true, num_args = 2.., value_name = "POD PORT...")]
     what: Vec<String>,
 }
 
-/// Why ports are not forwarded.
+/// Why ports cannot be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
-    /// What is to be forwarded is not understood.
+    /// The arguments are invalid.
     #[error("{0}")]
     Usage(String),
-    /// The daemon refuses, or does not answer.
+    /// The call to the daemon failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// Nobody answers at the socket.
+    /// Nothing listens on the socket.
     #[error("cannot reach CRI at {}: {source}; start gangplank, or name its socket with --cri", socket.display())]
     Connect {
         /// The socket.
         socket: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Whoever answers there refuses.
-    #[error("CRI at {} gives no port-forward session with {pod:?}: {cause}", socket.display())]
+    /// The CRI server refused.
+    #[error("CRI at {} refused a port-forward session with pod {pod:?}: {cause}", socket.display())]
     Cri {
         /// The socket.
         socket: PathBuf,
-        /// The pod, as it was named.
+        /// The pod, as the user named it.
         pod: String,
-        /// The refusal.
+        /// The server's reason.
         cause: String,
     },
     /// The session could not be opened.
     #[error("cannot open a port-forward session: {0}")]
     Session(#[from] ClientError),
-    /// No port here.
-    #[error("cannot listen on port {port} of {address}: {source}; stop whoever uses it or choose another")]
+    /// The local port is not available.
+    #[error(
+        "cannot listen on port {port} of {address}: {source}; stop the program that uses it or choose another port"
+    )]
     Listen {
         /// The addresses that were tried.
         address: String,
         /// The port.
         port: u16,
-        /// What the system says of the first.
+        /// The system's error for the first address.
         source: io::Error,
     },
-    /// The one connection that was to be forwarded was not.
+    /// With `--once`, the connection failed.
     #[error("the connection failed: {0}")]
     Once(String),
-    /// The system refuses something else.
-    #[error("cannot go on: {0}")]
+    /// Another system call failed.
+    #[error("cannot continue: {0}")]
     System(#[from] io::Error),
 }
 
-impl Options {
-    /// A CRI socket that is named goes before a JSON-RPC socket, which the environment may name.
-    fn way(&self) -> Way {
-        let there = |rpc: &UnixUrl| rpc.path().exists();
+impl ForwardOptions {
+    /// `--cri` takes precedence over the JSON-RPC socket, which may come from the environment.
+    fn api(&self) -> ForwardApi {
+        let exists = |rpc: &UnixUrl| rpc.path().exists();
         match (&self.cri, &self.rpc) {
-            (Some(cri), _) => Way::Cri(cri.clone()),
-            (None, Some(rpc)) => Way::Rpc(rpc.clone()),
-            (None, None) => {
-                UnixUrl::from_url(RPC).filter(there).map_or(Way::Cri(UnixUrl::default()), Way::Rpc)
-            }
+            (Some(cri), _) => ForwardApi::Cri(cri.clone()),
+            (None, Some(rpc)) => ForwardApi::Rpc(rpc.clone()),
+            (None, None) => UnixUrl::from_url(RPC)
+                .filter(exists)
+                .map_or(ForwardApi::Cri(UnixUrl::default()), ForwardApi::Rpc),
         }
     }
 }
 
-/// Which socket is asked for connections into pods.
+/// The API that provides connections into pods, and its socket.
 #[derive(Debug, Clone)]
-pub(crate) enum Way {
-    /// JSON-RPC, for each connection.
+pub(crate) enum ForwardApi {
+    /// JSON-RPC, with a call for each connection.
     Rpc(UnixUrl),
-    /// CRI, for a session with each pod.
+    /// CRI, with one session per pod.
     Cri(UnixUrl),
 }
 
-/// Forwards until a signal asks to end.
+/// Forwards until a signal arrives.
 ///
 /// # Errors
-/// When there is no pod or no port at the beginning, or with `--once` when the connection fails.
-pub(crate) async fn run(options: &Options) -> Result<(), ForwardError> {
+/// If a pod or a local port is not available at the start, or with `--once` if the connection fails.
+pub(crate) async fn run(options: &ForwardOptions) -> Result<(), ForwardError> {
     let targets = ports::targets(&options.what).map_err(ForwardError::Usage)?;
-    let way = options.way();
+    let api = options.api();
     let mut signals = Signals::catch()?;
-    let mut forward = Forward::start(&way, &targets).await?;
+    let mut forward = Forwarder::start(&api, &targets).await?;
     let report = Report::new(options.json);
     tokio::select! {
         _ = signals.next() => Ok(()),
@@ -169,51 +171,51 @@ pub(crate) async fn run(options: &Options) -> Result<(), ForwardError> {
     }
 }
 
-/// Ports here that lead into pods. Dropping it ends all.
-pub(crate) struct Forward {
-    ports: Vec<Port>,
-    lines: Vec<Arc<Line>>,
-    events: mpsc::UnboundedReceiver<Event>,
-    // Dropped with the rest, which ends them.
+/// Forwards local ports into pods. Dropping it ends everything.
+pub(crate) struct Forwarder {
+    ports: Vec<BoundPort>,
+    forwards: Vec<Arc<ForwardedPort>>,
+    events: mpsc::UnboundedReceiver<ForwardEvent>,
+    // Aborted when dropped.
     _tasks: JoinSet<()>,
 }
 
-/// A port here.
+/// A local port that is being forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Port {
-    /// Where we listen.
+pub(crate) struct BoundPort {
+    /// The local address.
     pub(crate) here: SocketAddr,
-    /// The pod it leads to, as it was named.
+    /// The pod, as the user named it.
     pub(crate) pod: Arc<str>,
-    /// The port of the pod.
+    /// The pod's port.
     pub(crate) remote: u16,
     /// Streams or datagrams.
     pub(crate) network: Network,
 }
 
-/// What has come here for a pod.
-enum Local {
-    /// A connection.
-    Tcp(Arc<Line>, TcpStream),
-    /// Datagrams of one sender.
-    Udp(Peer),
+/// Something to forward to a pod.
+enum Incoming {
+    /// A local connection.
+    Tcp(Arc<ForwardedPort>, TcpStream),
+    /// The datagrams of one local sender.
+    Udp(UdpPeer),
 }
 
-/// What the task of one pod works with.
-struct PodLines {
+/// The state that a pod's task works with, whichever API it uses.
+struct PodForwards {
     pod: Arc<str>,
-    all: Vec<Arc<Line>>,
-    accepted: mpsc::Receiver<Local>,
+    all: Vec<Arc<ForwardedPort>>,
+    accepted: mpsc::Receiver<Incoming>,
     events: Events,
 }
 
-impl Forward {
-    /// Listens, and sees that the pods are there.
+impl Forwarder {
+    /// Starts to listen, and checks that the pods exist.
     ///
     /// # Errors
-    /// When there is no pod or no port.
-    pub(crate) async fn start(way: &Way, targets: &[Target]) -> Result<Self, ForwardError> {
-        if let Way::Cri(_) = way
+    /// If a pod or a local port is not available.
+    pub(crate) async fn start(api: &ForwardApi, targets: &[PodPorts]) -> Result<Self, ForwardError> {
+        if let ForwardApi::Cri(_) = api
             && let Some(pair) =
                 targets.iter().flat_map(|target| &target.pairs).find(|pair| pair.network == Network::Udp)
         {
@@ -222,71 +224,72 @@ impl Forward {
             return Err(ForwardError::Usage(text));
         }
         let (sender, events) = mpsc::unbounded_channel();
-        let mut forward = Self { ports: Vec::new(), lines: Vec::new(), events, _tasks: JoinSet::new() };
+        let mut forward = Self { ports: Vec::new(), forwards: Vec::new(), events, _tasks: JoinSet::new() };
         for target in targets {
-            forward.add(way, target, sender.clone()).await?;
+            forward.add(api, target, sender.clone()).await?;
         }
         Ok(forward)
     }
 
-    async fn add(&mut self, way: &Way, target: &Target, events: Events) -> Result<(), ForwardError> {
+    async fn add(&mut self, api: &ForwardApi, target: &PodPorts, events: Events) -> Result<(), ForwardError> {
         let pod: Arc<str> = target.pod.as_str().into();
         let (connections, accepted) = mpsc::channel(1);
         let mut all = Vec::new();
         let mut listening = Vec::new();
-        // First the ports: a wrong one must not cost a session.
+        // Bind the ports first: if that fails, no session was opened for nothing.
         for pair in &target.pairs {
             let listeners = listeners::bind(*pair).await?;
-            let here = listeners.iter().map(Listener::local_addr).collect::<io::Result<Vec<_>>>()?;
-            let line = Arc::new(Line::new(here[0], Arc::clone(&pod), pair.remote, pair.network));
+            let here = listeners.iter().map(LocalListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+            let forwarded =
+                Arc::new(ForwardedPort::new(here[0], Arc::clone(&pod), pair.remote, pair.network));
             let port =
-                |here| Port { here, pod: Arc::clone(&pod), remote: pair.remote, network: pair.network };
+                |here| BoundPort { here, pod: Arc::clone(&pod), remote: pair.remote, network: pair.network };
             self.ports.extend(here.into_iter().map(port));
-            listening.extend(listeners.into_iter().map(|listener| (listener, Arc::clone(&line))));
-            all.push(line);
+            listening.extend(listeners.into_iter().map(|listener| (listener, Arc::clone(&forwarded))));
+            all.push(forwarded);
         }
-        self.lines.extend(all.iter().cloned());
-        let lines = PodLines { pod, all, accepted, events };
-        match way {
-            Way::Rpc(rpc) => self._tasks.spawn(ByRpc::start(rpc.clone(), lines).await?.run()),
-            Way::Cri(cri) => self._tasks.spawn(ByCri::start(cri.clone(), lines).await?.run()),
+        self.forwards.extend(all.iter().cloned());
+        let forwards = PodForwards { pod, all, accepted, events };
+        match api {
+            ForwardApi::Rpc(rpc) => self._tasks.spawn(ByRpc::start(rpc.clone(), forwards).await?.run()),
+            ForwardApi::Cri(cri) => self._tasks.spawn(ByCri::start(cri.clone(), forwards).await?.run()),
         };
-        for (listener, line) in listening {
-            self._tasks.spawn(listener.serve(line, connections.clone()));
+        for (listener, forwarded) in listening {
+            self._tasks.spawn(listener.serve(forwarded, connections.clone()));
         }
         Ok(())
     }
 
-    /// The ports here, in the order of the pairs.
-    pub(crate) fn ports(&self) -> &[Port] {
+    /// The local ports, in the order of the arguments.
+    pub(crate) fn ports(&self) -> &[BoundPort] {
         &self.ports
     }
 
-    /// Forwards and tells what happens, for ever or until one connection has ended.
+    /// Forwards and reports events: forever, or until one connection has ended.
     ///
     /// # Errors
-    /// When that one connection failed, or nobody takes what is told.
+    /// If that one connection failed, or the report cannot be written.
     pub(crate) async fn run(&mut self, mut report: Report, once: bool) -> Result<(), ForwardError> {
-        report.begin(&self.ports, &self.lines)?;
+        report.begin(&self.ports, &self.forwards)?;
         let mut refresh = tokio::time::interval(REFRESH);
         let mut failure = None;
         loop {
             let event = tokio::select! {
                 Some(event) = self.events.recv() => event,
                 _ = refresh.tick() => {
-                    report.refresh(&self.lines)?;
+                    report.refresh(&self.forwards)?;
                     continue;
                 }
             };
-            if let Event::Failed(line, why) = &event {
-                line.failed(why);
+            if let ForwardEvent::Failed(forwarded, why) = &event {
+                forwarded.failed(why);
                 failure = Some(why.clone());
             }
             report.event(&event)?;
-            report.refresh(&self.lines)?;
-            if once && matches!(event, Event::Closed(..) | Event::Failed(..)) {
-                // A failure is told after its connection has gone, if it is told.
-                if let Ok(Some(Event::Failed(_, why))) =
+            report.refresh(&self.forwards)?;
+            if once && matches!(event, ForwardEvent::Closed(..) | ForwardEvent::Failed(..)) {
+                // A connection's failure, if any, is reported after its end.
+                if let Ok(Some(ForwardEvent::Failed(_, why))) =
                     tokio::time::timeout(REFRESH, self.events.recv()).await
                 {
                     failure = Some(why);
@@ -297,39 +300,39 @@ impl Forward {
     }
 }
 
-impl PodLines {
-    fn tell(&self, event: Event) {
-        let _ = self.events.send(event); // nobody listens any more at the end
+impl PodForwards {
+    fn report(&self, event: ForwardEvent) {
+        let _ = self.events.send(event); // fails only during shutdown
     }
 
-    /// Sends away whoever connects until this is there.
+    /// Waits for `this`, and meanwhile rejects local connections.
     async fn refuse_until<T>(&mut self, this: impl Future<Output = T>, why: &str) -> T {
         let mut this = std::pin::pin!(this);
         loop {
             tokio::select! {
-                there = this.as_mut() => return there,
+                ready = this.as_mut() => return ready,
                 Some(local) = self.accepted.recv() => {
-                    let line = local.send_away();
-                    let _ = self.events.send(Event::Failed(line, format!("the pod is away: {why}")));
+                    let forwarded = local.reject();
+                    let _ = self.events.send(ForwardEvent::Failed(forwarded, format!("the pod is not available: {why}")));
                 }
             }
         }
     }
 }
 
-impl Local {
-    fn send_away(self) -> Arc<Line> {
+impl Incoming {
+    fn reject(self) -> Arc<ForwardedPort> {
         match self {
-            Self::Tcp(line, mut socket) => {
+            Self::Tcp(forwarded, mut socket) => {
                 socket.abort();
-                line
+                forwarded
             }
-            Self::Udp(peer) => peer.line,
+            Self::Udp(peer) => peer.forwarded,
         }
     }
 }
 
-/// What carries this port, for people: nothing for TCP.
+/// How a port is displayed: `/udp` after a UDP port, nothing after a TCP port.
 fn suffix(network: Network) -> &'static str {
     if network == Network::Udp { "/udp" } else { "" }
 }
@@ -339,20 +342,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_daemon_that_does_not_run_is_told() {
+    async fn a_daemon_that_does_not_run_is_an_error_that_names_the_option() {
         let pairs = vec![":80".parse().unwrap()];
-        let target = Target { pod: "demo".into(), pairs };
+        let target = PodPorts { pod: "demo".into(), pairs };
         let url = |name: &str| UnixUrl::from_url(&format!("unix:///nowhere/{name}.sock")).unwrap();
-        for (way, option) in [(Way::Cri(url("cri")), "--cri"), (Way::Rpc(url("rpc")), "--rpc")] {
-            let error = Forward::start(&way, std::slice::from_ref(&target)).await.err().unwrap().to_string();
+        for (api, option) in [(ForwardApi::Cri(url("cri")), "--cri"), (ForwardApi::Rpc(url("rpc")), "--rpc")]
+        {
+            let error =
+                Forwarder::start(&api, std::slice::from_ref(&target)).await.err().unwrap().to_string();
             assert!(error.contains("/nowhere/") && error.contains(option), "{error}");
         }
     }
 
     #[tokio::test]
-    async fn datagrams_do_not_go_by_cri() {
-        let target = Target { pod: "demo".into(), pairs: vec![":53/udp".parse().unwrap()] };
-        let error = Forward::start(&Way::Cri(UnixUrl::default()), &[target]).await.err().unwrap().to_string();
+    async fn cri_does_not_carry_datagrams() {
+        let target = PodPorts { pod: "demo".into(), pairs: vec![":53/udp".parse().unwrap()] };
+        let error = Forwarder::start(&ForwardApi::Cri(UnixUrl::default()), &[target])
+            .await
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.starts_with("0:53/udp: CRI carries TCP only"), "{error}");
     }
 }

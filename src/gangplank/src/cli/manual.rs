@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the command line's own definition.
+//! Shell completions and manual pages, generated from the definition of the command line.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,9 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// Why there are no pages.
+/// Why the pages could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {source}; name a folder that is there and may be written to", file.display())]
+#[error("cannot write {}: {source}; name an existing, writable folder", file.display())]
 pub(crate) struct PageError {
     file: PathBuf,
     source: io::Error,
@@ -19,17 +19,17 @@ pub(crate) struct PageError {
 /// Prints the completions of a shell.
 ///
 /// # Errors
-/// When standard output takes no more.
+/// If standard output is closed.
 pub(crate) fn completions(shell: Shell, mut command: Command) -> io::Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "gangplank", &mut text);
     io::Write::write_all(&mut io::stdout(), &text)
 }
 
-/// Writes a page for the program and one for each of its commands.
+/// Writes a page for the program and one for each command.
 ///
 /// # Errors
-/// When the folder cannot be written to.
+/// If the folder cannot be written to.
 pub(crate) fn pages(folder: &Path, command: Command) -> Result<(), PageError> {
     let mut command = command.flatten_help(false);
     command.build();

@@ -1,30 +1,30 @@
-//! `gangplank pods` and `gangplank ports`: what the daemon tells, as a table.
+//! `gangplank pods` and `gangplank ports`: tables from the daemon's answers.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
 use crate::cli::table::Table;
-use crate::rpc::client::{CallError, Client};
+use crate::rpc::client::{CallError, RpcClient};
 use crate::unix_url::UnixUrl;
 
-/// Why nothing is shown.
+/// Why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShowError {
-    /// The daemon does not tell.
+    /// The call to the daemon failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// Nobody takes it.
+    /// Standard output is closed.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// The pods, each with a sign of life of its relay if that is wanted.
+/// Prints the pods, after probing each relay if `probe` is set.
 ///
 /// # Errors
-/// When the daemon does not answer.
+/// If the daemon does not answer.
 pub(crate) async fn pods(rpc: &UnixUrl, probe: bool, as_json: bool) -> Result<(), ShowError> {
-    let result = Client::connect(rpc).await?.call("pod.list", json!({ "probe": probe })).await?;
+    let result = RpcClient::connect(rpc).await?.call("pod.list", json!({ "probe": probe })).await?;
     if as_json {
         return Ok(writeln!(io::stdout(), "{result}")?);
     }
@@ -47,23 +47,23 @@ fn relay(pod: &Value) -> String {
         Some(true) if text(&pod["endpoint"]).starts_with("netns:") => "none needed",
         Some(true) => "answers",
         Some(false) => return text(&pod["relay"]["cause"]),
-        None if pod["ready"] == true => "not asked",
-        None => "endpoint is not there",
+        None if pod["ready"] == true => "not probed",
+        None => "endpoint does not exist",
     };
     answers.into()
 }
 
-/// What listens in a pod, or in each of these containers of it.
+/// Prints the listening ports of a pod, or of each of these containers.
 ///
 /// # Errors
-/// When the daemon does not answer, or the pod's relay does not tell.
+/// If the daemon or the pod's relay does not answer.
 pub(crate) async fn ports(
     rpc: &UnixUrl,
     pod: &str,
     containers: &[String],
     as_json: bool,
 ) -> Result<(), ShowError> {
-    let mut client = Client::connect(rpc).await?;
+    let mut client = RpcClient::connect(rpc).await?;
     let of_pod = [String::new()];
     let (mut all, mut more) = (Vec::new(), false);
     for container in if containers.is_empty() { &of_pod[..] } else { containers } {
@@ -92,12 +92,12 @@ pub(crate) async fn ports(
     }
     write!(io::stdout(), "{table}")?;
     if more {
-        writeln!(io::stderr(), "gangplank: more ports listen than are told; these are the lowest")?;
+        writeln!(io::stderr(), "gangplank: more ports are listening; only the lowest are shown")?;
     }
     Ok(())
 }
 
-/// A text of an answer; empty for anything else.
+/// The text in a JSON value; empty if it is not a string.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().into()
 }

@@ -1,19 +1,19 @@
-//! Columns for people.
+//! Text tables, and short forms of sizes and times.
 
 use std::fmt;
 
-/// Rows under headings; the last column is as wide as it likes.
+/// Rows under headings, in aligned columns.
 pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    /// With these headings.
+    /// An empty table with these headings.
     pub(crate) fn new(headings: &[&str; N]) -> Self {
         Self { rows: vec![headings.map(Into::into)] }
     }
 
-    /// One more row.
+    /// Appends a row.
     pub(crate) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
@@ -36,7 +36,7 @@ impl<const N: usize> fmt::Display for Table<N> {
 }
 
 /// A number of bytes, short: `999B`, `1.5KiB`, `20.0GiB`.
-#[allow(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+#[allow(clippy::cast_precision_loss, reason = "only one decimal is shown")]
 pub(crate) fn bytes(count: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64 / 1024.0;

@@ -1,32 +1,32 @@
-//! Drawing again and again on a terminal.
+//! Redraws a part of the terminal in place.
 
 use std::io::{self, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// A part of the terminal that is drawn over. Dropping it leaves the terminal as it was.
+/// A part of the terminal that is redrawn in place. Dropping it restores the terminal.
 pub(crate) struct Screen {
-    /// The whole screen, on a page of its own; else the lines below the cursor.
+    /// Whether it is the whole alternate screen, or the lines below the cursor.
     whole: bool,
-    /// How the terminal took its keys before.
+    /// The terminal's modes before we changed them.
     keys: Option<Termios>,
-    /// Lines that were drawn last.
+    /// How many lines were drawn last.
     lines: usize,
 }
 
 impl Screen {
-    /// The whole screen. Keys come one by one and are not shown.
+    /// Switches to the alternate screen. Keys are delivered one by one and not echoed.
     pub(crate) fn whole() -> io::Result<Self> {
         write!(io::stdout(), "\x1b[?1049h\x1b[?25l")?;
         Ok(Self { whole: true, keys: raw_keys(), lines: 0 })
     }
 
-    /// The lines below what was written last.
+    /// Uses the lines below the cursor.
     pub(crate) fn below() -> Self {
         Self { whole: false, keys: None, lines: 0 }
     }
 
-    /// Draws over what was drawn before. What does not fit is cut.
+    /// Replaces what was drawn before. Text that does not fit is cut off.
     pub(crate) fn draw(&mut self, text: &str) -> io::Result<()> {
         let (width, height) = size();
         let mut out = if self.whole { "\x1b[H".to_owned() } else { self.up() };
@@ -43,7 +43,7 @@ impl Screen {
         stdout.flush()
     }
 
-    /// Writes a line for good, above what is drawn.
+    /// Writes a permanent line above the drawn part.
     pub(crate) fn say(&mut self, line: &str) -> io::Result<()> {
         let up = self.up();
         self.lines = 0;
@@ -57,7 +57,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
+        // Errors are ignored: the terminal may be gone.
         if self.whole {
             let _ = write!(io::stdout(), "\x1b[?25h\x1b[?1049l");
             let _ = io::stdout().flush();
@@ -68,7 +68,7 @@ impl Drop for Screen {
     }
 }
 
-/// Columns and lines; 80 and 24 where the terminal does not tell.
+/// Columns and lines of the terminal; 80 and 24 if unknown.
 fn size() -> (usize, usize) {
     match tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),

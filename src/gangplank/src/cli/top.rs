@@ -1,4 +1,4 @@
-//! `gangplank top`: sessions and connections, as they move.
+//! `gangplank top`: live sessions and connections.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -11,19 +11,19 @@ use tokio::io::AsyncReadExt;
 use crate::cli::show::{ShowError, text};
 use crate::cli::table::{Table, age, bytes};
 use crate::cli::terminal::Screen;
-use crate::rpc::client::{CallError, Client};
+use crate::rpc::client::{CallError, RpcClient};
 use crate::signals::Signals;
 use crate::unix_url::UnixUrl;
 
-/// How often it is drawn.
+/// How often the table is refreshed.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Shows the table until q or a signal; once, if nobody watches.
+/// Shows the table until q or a signal; if standard output is not a terminal, prints it once.
 ///
 /// # Errors
-/// When the daemon does not answer at the beginning.
+/// If the daemon does not answer the first call.
 pub(crate) async fn run(rpc: &UnixUrl) -> Result<(), ShowError> {
-    let mut client = Client::connect(rpc).await?;
+    let mut client = RpcClient::connect(rpc).await?;
     let mut view = View::default();
     let first = view.draw(&client.call("session.list", json!({})).await?);
     if !io::stdout().is_terminal() {
@@ -41,7 +41,7 @@ pub(crate) async fn run(rpc: &UnixUrl) -> Result<(), ShowError> {
         }
         let listed = match client.call("session.list", json!({})).await {
             Ok(listed) => Ok(listed),
-            // It may have come back meanwhile.
+            // It may have been restarted in the meantime.
             Err(CallError::Lost { .. }) => again(rpc, &mut client).await,
             Err(error) => Err(error),
         };
@@ -52,12 +52,12 @@ pub(crate) async fn run(rpc: &UnixUrl) -> Result<(), ShowError> {
     }
 }
 
-async fn again(rpc: &UnixUrl, client: &mut Client) -> Result<Value, CallError> {
-    *client = Client::connect(rpc).await?;
+async fn again(rpc: &UnixUrl, client: &mut RpcClient) -> Result<Value, CallError> {
+    *client = RpcClient::connect(rpc).await?;
     client.call("session.list", json!({})).await
 }
 
-/// Waits for a q.
+/// Waits for the q key. Never returns if standard input ends.
 async fn quit() {
     let mut input = tokio::io::stdin();
     let mut key = [0];
@@ -69,7 +69,7 @@ async fn quit() {
     std::future::pending().await
 }
 
-/// What was shown last, to tell speeds.
+/// The totals shown last, from which speeds are computed.
 #[derive(Default)]
 struct View {
     last: Option<(Instant, HashMap<u64, u64>)>,
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_has_a_speed_from_the_second_look_on() {
+    fn a_connection_has_a_speed_from_the_second_refresh() {
         let listed = |moved: u64| {
             json!({ "sessions": [], "connections": [{ "id": 3, "name": "demo", "namespace": "default",
                 "address": ":80", "bytesToPod": moved, "bytesFromPod": 0, "ageMs": 5000, "caller": "uid 0" }] })

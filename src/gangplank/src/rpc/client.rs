@@ -1,4 +1,4 @@
-//! The caller's side, for the commands of this program.
+//! The client of the daemon's JSON-RPC socket, for this program's own commands.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use tokio::net::UnixStream;
 use super::message::{RpcError, result_of};
 use crate::unix_url::UnixUrl;
 
-/// Why a call has no result.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// Nobody answers at the socket.
+    /// Nothing listens on the socket.
     #[error(
         "cannot reach gangplank at {}: {source}; start it with [jsonrpc] in its configuration, or name its socket \
          with --rpc",
@@ -24,35 +24,35 @@ pub(crate) enum CallError {
     Connect {
         /// The socket.
         socket: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The daemon went away, or is none.
-    #[error("lost gangplank at {} in the middle of a call: {source}; see its log", socket.display())]
+    /// The daemon closed the connection, or the peer is not the daemon.
+    #[error("lost the connection to gangplank at {} during a call: {source}; see its log", socket.display())]
     Lost {
         /// The socket.
         socket: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The daemon says no.
+    /// The daemon returned an error.
     #[error("{0}")]
     Refused(#[from] RpcError),
 }
 
-/// A connection on which calls are made.
-pub(crate) struct Client {
+/// A connection for calls, one at a time.
+pub(crate) struct RpcClient {
     socket: PathBuf,
     stream: UnixStream,
     buffer: BytesMut,
     calls: u64,
 }
 
-impl Client {
+impl RpcClient {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody answers.
+    /// If nothing listens on the socket.
     pub(crate) async fn connect(rpc: &UnixUrl) -> Result<Self, CallError> {
         let socket = rpc.path().to_path_buf();
         match UnixStream::connect(&socket).await {
@@ -61,10 +61,10 @@ impl Client {
         }
     }
 
-    /// Calls, and waits for the result.
+    /// Makes a call and waits for its result.
     ///
     /// # Errors
-    /// When the daemon refuses, or goes away.
+    /// If the daemon returns an error or goes away.
     pub(crate) async fn call(&mut self, method: &str, params: Value) -> Result<Value, CallError> {
         self.calls += 1;
         let call = json!({ "jsonrpc": "2.0", "id": self.calls, "method": method, "params": params });
@@ -78,11 +78,11 @@ impl Client {
         Ok(result_of(answer)?)
     }
 
-    /// Dials, and gives the connection as the stream, with what came of it already. The network is the one that the
-    /// address shows if none is named.
+    /// Dials. This connection then becomes the stream; the second value is the part of it that was read already. Without a
+    /// network, the address decides.
     ///
     /// # Errors
-    /// As [`Client::call`].
+    /// As for [`RpcClient::call`].
     pub(crate) async fn dial(
         mut self,
         handle: &str,
@@ -97,9 +97,9 @@ impl Client {
         Ok((self.stream, self.buffer.freeze()))
     }
 
-    /// Ends when the daemon does.
+    /// Waits until the daemon closes the connection.
     pub(crate) async fn ended(&mut self) {
-        // Nothing is ever sent without a call.
+        // The daemon sends nothing without a call, so any result means that it is gone.
         let _ = self.stream.read(&mut [0]).await;
     }
 

@@ -1,13 +1,13 @@
-//! Calls and answers.
+//! JSON-RPC calls and answers, as lines of JSON.
 
 use gangplank_streaming::{DialError, DialErrorKind};
 use serde_json::{Map, Value, json};
 
-/// Why a call is not answered as its caller wished.
+/// The error of a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub(crate) struct RpcError {
-    /// Which kind of failure.
+    /// The kind of failure.
     pub(crate) code: Code,
     /// One sentence: what was tried, where, what came of it, and what to do next.
     pub(crate) cause: String,
@@ -19,32 +19,32 @@ impl RpcError {
     }
 }
 
-/// Kinds of failure, as the contract names and numbers them.
+/// Kinds of failure, with the names and numbers of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// The line is no JSON.
+    /// The line is not JSON.
     Parse,
-    /// It is no call.
+    /// The JSON is not a call.
     InvalidRequest,
-    /// Neither this host nor the pod can do it: a Go layer maps it to Unimplemented.
+    /// Neither this host nor the pod supports it. A Go client maps it to Unimplemented.
     Unsupported,
-    /// The call's parameters make no sense.
+    /// The call's parameters are invalid.
     InvalidParams,
     /// A fault of the daemon or its machine.
     Internal,
-    /// There is no such pod.
+    /// No such pod is known.
     UnknownPod,
-    /// Nothing listens there.
+    /// Nothing listens on the address.
     Refused,
     /// No answer within the limit.
     TimedOut,
     /// A rule forbids it.
     Denied,
-    /// The guest or its relay is not reached.
+    /// The guest or its relay cannot be reached.
     GuestUnreachable,
-    /// Inside the pod there is no route to the address.
+    /// The pod has no route to the address.
     Unreachable,
-    /// The daemon serves as many as it may.
+    /// The daemon is at its limit of connections.
     Busy,
 }
 
@@ -65,7 +65,7 @@ impl Code {
         Self::Busy,
     ];
 
-    /// Its number: JSON-RPC's own where that has one, and below them of the range that it leaves to servers.
+    /// Its number: JSON-RPC's own if it defines one, otherwise one from the range reserved for servers.
     pub(crate) fn number(self) -> i64 {
         match self {
             Self::Parse => -32700,
@@ -83,7 +83,7 @@ impl Code {
         }
     }
 
-    /// A short stable name, for programs and counters.
+    /// A short, stable name for programs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Parse => "parse",
@@ -123,27 +123,27 @@ impl From<DialError> for RpcError {
     }
 }
 
-/// One call that wants an answer.
+/// A call that expects an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) id: Value,
     pub(crate) method: String,
-    /// An object, empty where the call has none.
+    /// An object; empty if the call has no parameters.
     pub(crate) params: Value,
 }
 
 impl Call {
-    /// From a line. `None` is a notification: nobody hears what comes of it, so nothing does.
+    /// Parses a line. `None` is a notification, which is ignored: its caller could not learn the result.
     ///
     /// # Errors
-    /// With the id of the call that it would have been, null where that is not known.
+    /// The error, with the id of the malformed call, or null if that is unknown.
     pub(crate) fn parse(line: &[u8]) -> Result<Option<Self>, (Value, RpcError)> {
         let invalid = |id: Value, cause: &str| Err((id, RpcError::new(Code::InvalidRequest, cause)));
         let mut call = match serde_json::from_slice(line) {
             Ok(Value::Object(call)) => call,
             Ok(_) => return invalid(Value::Null, "write one call, which is an object, on each line"),
             Err(error) => {
-                let cause = format!("the line is no JSON: {error}");
+                let cause = format!("the line is not JSON: {error}");
                 return Err((Value::Null, RpcError::new(Code::Parse, cause)));
             }
         };
@@ -190,7 +190,7 @@ impl Answer {
         })
     }
 
-    /// To what was not understood far enough to have an id.
+    /// An error in answer to a line whose id is unknown.
     pub(crate) fn refused(why: &RpcError) -> Self {
         Self::new(Value::Null, Err(why))
     }
@@ -202,7 +202,7 @@ impl Answer {
     }
 }
 
-/// What an answer says, as its caller reads it.
+/// Extracts the result or the error from an answer.
 pub(crate) fn result_of(mut answer: Value) -> Result<Value, RpcError> {
     let Some(error) = answer.get("error") else { return Ok(answer["result"].take()) };
     let code = error["code"].as_i64().map_or(Code::Internal, Code::of_number);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_the_number_that_json_rpc_gives_it() {
+    fn malformed_calls_have_the_error_numbers_of_json_rpc() {
         assert_eq!(refusal("{"), (Value::Null, -32700));
         assert_eq!(refusal("[]"), (Value::Null, -32600));
         assert_eq!(refusal(r#"{"id":1,"method":"m"}"#), (json!(1), -32600));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_the_same_to_its_reader() {
+    fn an_answer_survives_a_round_trip() {
         let error = RpcError::new(Code::Refused, "nothing listens");
         let line = Answer::new(json!(1), Err(&error)).line();
         assert_eq!(result_of(serde_json::from_slice(&line).unwrap()), Err(error));

@@ -1,4 +1,4 @@
-//! The process that is the demo's pod: a page, and a relay behind a hybrid vsock socket.
+//! The process that acts as the demo's pod: a web page, and a relay behind a hybrid vsock socket.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,29 +15,29 @@ use super::{hybrid, namespace, page};
 /// The vsock port of the relay, as in the documentation.
 const RELAY: u32 = 1024;
 
-/// The page's port in a namespace of its own.
+/// The page's port, if the pod has its own namespace.
 const PAGE: u16 = 80;
 
-/// Options of the pod.
+/// Options of the pod's process.
 #[derive(Debug, Args)]
 pub(crate) struct GuestOptions {
-    /// Where its sockets go
+    /// The folder for its sockets
     folder: PathBuf,
 }
 
-/// Why the pod does not run.
+/// Why the pod failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestError {
-    /// The system refuses something.
+    /// A system call failed.
     #[error("the demo's pod cannot {what}: {source}")]
     System {
-        /// What it tried.
+        /// What the pod tried to do.
         what: &'static str,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The relay does not run.
-    #[error("the demo's pod has no relay: {0}")]
+    /// The relay could not start.
+    #[error("the demo's pod cannot start its relay: {0}")]
     Relay(#[from] RelayError),
 }
 
@@ -45,12 +45,12 @@ fn cannot(what: &'static str) -> impl Fn(io::Error) -> GuestError {
     move |source| GuestError::System { what, source }
 }
 
-/// Runs the pod until standard input ends, as it does when the demo does.
+/// Runs the pod until standard input ends, which happens when the demo exits.
 ///
 /// Must be called while the process is a single thread.
 ///
 /// # Errors
-/// When the system refuses what cannot be done without.
+/// If a necessary system call fails.
 pub(crate) fn guest(options: &GuestOptions) -> Result<(), GuestError> {
     let port = match namespace::enter() {
         Ok(()) => PAGE,
@@ -70,22 +70,22 @@ pub(crate) fn guest(options: &GuestOptions) -> Result<(), GuestError> {
         tokio::spawn(hybrid::serve(multiplexer, RELAY, relay));
         tokio::spawn(page::serve(page, SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         let ready = format!("hvsock://{}:{RELAY} {port}\n", socket.display());
-        io::stdout().write_all(ready.as_bytes()).map_err(cannot("say that it is ready"))?;
-        // Nothing is ever written there.
+        io::stdout().write_all(ready.as_bytes()).map_err(cannot("report that it is ready"))?;
+        // Nothing is ever written to it, so this waits for its end.
         let _ = tokio::io::stdin().read(&mut [0]).await;
         Ok(())
     })
 }
 
-fn explain(error: &namespace::NamespaceError) {
+fn explain(error: &namespace::EnterNamespaceError) {
     let _ = writeln!(
         io::stderr(),
-        "gangplank: {error}. The page is therefore served on this machine's own loopback: the forwarded port works \
-         just the same, but the page could also be reached without it."
+        "gangplank: {error}. So the page is served on this machine's own loopback: the forwarded port works \
+         the same way, but the page could also be reached without it."
     );
 }
 
-/// Runs the relay on a thread of its own, in the namespace that this thread has entered.
+/// Runs the relay on its own thread, in the namespace that this thread has entered.
 fn start_relay(socket: &Path) -> Result<(), GuestError> {
     let relay = Relay::bind(&[Listen::Unix { path: socket.into() }], gangplank_relay::Config::default())?;
     let run = move || {

@@ -1,6 +1,6 @@
 //! Hybrid vsock, as a VMM's multiplexer speaks it on a Unix socket: `CONNECT PORT`, `OK NUMBER`, then bytes.
 //!
-//! Like the real ones it answers a port where nobody listens with the bare end of the connection.
+//! Like a real multiplexer, it just closes the connection if nothing listens on the port.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::listen::accept;
 
-/// The longest request, in bytes, newline included. As in Firecracker.
+/// The longest request, in bytes, including the newline: Firecracker's limit.
 const LONGEST: usize = 32;
 
-/// Leads connections to `port` to the Unix socket `to`, for ever.
+/// Forwards connections for `port` to the Unix socket `to`, forever.
 pub(super) async fn serve(listener: UnixListener, port: u32, to: PathBuf) {
     loop {
         let stream = accept(&listener).await;
         let to = to.clone();
         tokio::spawn(async move {
-            // Whoever is at either end sees the connection close, and says so.
+            // Both peers see the connection close and report it themselves.
             let _ = connection(stream, port, &to).await;
         });
     }
@@ -31,13 +31,13 @@ async fn connection(mut host: UnixStream, port: u32, to: &Path) -> io::Result<()
         return Ok(());
     }
     let mut guest = UnixStream::connect(to).await?;
-    // The number is the connection's port on the host's side, which nobody needs.
+    // The number is the connection's port on the host's side. No client uses it.
     host.write_all(b"OK 1073741824\n").await?;
     copy_bidirectional(&mut host, &mut guest).await?;
     Ok(())
 }
 
-/// The first line. Nothing may follow it before the answer, so nothing is lost by reading byte after byte.
+/// Reads the first line, byte by byte so that it takes nothing beyond the newline.
 async fn request(host: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(LONGEST);
     while line.len() < LONGEST && !line.ends_with(b"\n") {
@@ -50,7 +50,7 @@ async fn request(host: &mut UnixStream) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    async fn host_says(words: &[u8]) -> (UnixStream, Option<UnixStream>) {
+    async fn host_sends(words: &[u8]) -> (UnixStream, Option<UnixStream>) {
         let folder = tempfile::tempdir().unwrap();
         let guest = UnixListener::bind(folder.path().join("guest")).unwrap();
         let multiplexer = UnixListener::bind(folder.path().join("host")).unwrap();
@@ -65,7 +65,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connect_leads_to_the_guest() {
-        let (mut host, guest) = host_says(b"CONNECT 1024\n").await;
+        let (mut host, guest) = host_sends(b"CONNECT 1024\n").await;
         let mut guest = guest.unwrap();
         let mut answer = [0; 14];
         host.read_exact(&mut answer).await.unwrap();
@@ -81,12 +81,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_ends_without_a_word() {
+    async fn other_requests_close_the_connection_without_an_answer() {
         for words in [&b"CONNECT 1025\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[b'x'; 32]] {
-            let (mut host, guest) = host_says(words).await;
+            let (mut host, guest) = host_sends(words).await;
             assert!(guest.is_none());
             let mut answer = Vec::new();
-            // A reset counts as an end: there may have been words that nobody read.
+            // A reset is fine too: some of the request may be unread.
             let _ = host.read_to_end(&mut answer).await;
             assert!(answer.is_empty());
         }

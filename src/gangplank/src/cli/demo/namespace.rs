@@ -1,42 +1,42 @@
-//! A network namespace of our own, with its loopback interface up.
+//! Enters a new network namespace and brings up its loopback interface.
 
 use std::io;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::thread::UnshareFlags;
 
-/// Why there is none.
+/// Why that failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NamespaceError {
-    /// It is not allowed here.
-    #[error("this machine does not let the demo make a network namespace ({0})")]
+pub(super) enum EnterNamespaceError {
+    /// This machine does not allow it.
+    #[error("this machine does not let the demo create a network namespace ({0})")]
     Denied(io::Error),
-    /// Its loopback interface stays down.
-    #[error("the demo's network namespace has no loopback interface ({0})")]
+    /// The loopback interface could not be brought up.
+    #[error("the loopback interface of the demo's network namespace cannot be brought up ({0})")]
     Loopback(io::Error),
 }
 
-/// Moves this process there: with a user namespace where it may not do so as itself.
+/// Moves this process into the namespace, and also into a user namespace if it lacks the privilege otherwise.
 ///
-/// Must be called while the process is a single thread: a user namespace is for whole processes.
-pub(super) fn enter() -> Result<(), NamespaceError> {
+/// Must be called while the process has a single thread: a process with several cannot enter a user namespace.
+pub(super) fn enter() -> Result<(), EnterNamespaceError> {
     unshare(UnshareFlags::NEWNET)
         .or_else(|_| unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET))
-        .map_err(NamespaceError::Denied)?;
-    bring_up_loopback().map_err(NamespaceError::Loopback)
+        .map_err(EnterNamespaceError::Denied)?;
+    bring_up_loopback().map_err(EnterNamespaceError::Loopback)
 }
 
 #[allow(unsafe_code)]
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: unsafe for the sake of flags that stop sharing memory or descriptors with other threads; these
-    // two do neither.
+    // SAFETY: the function is unsafe because some flags stop sharing memory or descriptors with other threads. These
+    // two do not.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
 /// The index of the loopback interface, the first of every network namespace.
 const LOOPBACK: i32 = 1;
 
-/// Asks rtnetlink, as rtnetlink(7) has it, and waits for its word.
+/// Sends a request to rtnetlink(7) and waits for its acknowledgement.
 fn bring_up_loopback() -> io::Result<()> {
     // Protocol 0 is NETLINK_ROUTE.
     let family = AddressFamily::NETLINK;
@@ -44,7 +44,7 @@ fn bring_up_loopback() -> io::Result<()> {
     rustix::net::send(&socket, &set_link_up(LOOPBACK), SendFlags::empty())?;
     let mut answer = [0; 256];
     let (length, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty())?;
-    understand(&answer[..length])
+    parse_acknowledgement(&answer[..length])
 }
 
 /// An RTM_NEWLINK that sets IFF_UP and nothing else: `struct nlmsghdr`, then `struct ifinfomsg`.
@@ -62,8 +62,8 @@ fn set_link_up(index: i32) -> [u8; 32] {
     message
 }
 
-/// The answer is an NLMSG_ERROR whose number is 0 if all went well.
-fn understand(answer: &[u8]) -> io::Result<()> {
+/// Parses the answer: an NLMSG_ERROR whose number is 0 on success.
+fn parse_acknowledgement(answer: &[u8]) -> io::Result<()> {
     const NLMSG_ERROR: u16 = 2;
     let (Some(kind), Some(error)) = (answer.get(4..6), answer.get(16..20)) else {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -90,10 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_understood() {
-        assert!(understand(&answer(2, 0)).is_ok());
-        assert_eq!(understand(&answer(2, -1)).unwrap_err().raw_os_error(), Some(1));
-        assert!(understand(&answer(3, 0)).is_err());
-        assert!(understand(&[0; 10]).is_err());
+    fn acknowledgements_are_parsed() {
+        assert!(parse_acknowledgement(&answer(2, 0)).is_ok());
+        assert_eq!(parse_acknowledgement(&answer(2, -1)).unwrap_err().raw_os_error(), Some(1));
+        assert!(parse_acknowledgement(&answer(3, 0)).is_err());
+        assert!(parse_acknowledgement(&[0; 10]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The page of the demo's pod, and fetching it.
+//! Serves the web page of the demo's pod, and fetches it.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +19,7 @@ use crate::listen::accept;
 /// How long the page may take, dialling included.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Serves the page for ever. `address` is where, for the page to say.
+/// Serves the page forever. `address` is shown on it.
 pub(super) async fn serve(listener: TcpListener, address: SocketAddr) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -37,9 +37,9 @@ fn page(address: SocketAddr) -> Response<Full<Bytes>> {
     )))
 }
 
-/// Why the page did not come.
+/// Why the page could not be fetched.
 #[derive(Debug, thiserror::Error)]
-#[error("the page at http://{address}/ did not come through the forwarded port: {cause}")]
+#[error("cannot fetch the page at http://{address}/ through the forwarded port: {cause}")]
 pub(crate) struct FetchError {
     address: SocketAddr,
     cause: String,
@@ -48,12 +48,12 @@ pub(crate) struct FetchError {
 /// Fetches the page from a forwarded port.
 ///
 /// # Errors
-/// When it does not come within 20 s, or is not the page.
+/// If it does not arrive within 20 s, or the answer is not the page.
 pub(super) async fn fetch(address: SocketAddr) -> Result<String, FetchError> {
     let failed = |cause: String| FetchError { address, cause };
     let answer = tokio::time::timeout(LIMIT, get(address))
         .await
-        .map_err(|_| failed(format!("no answer for {} s", LIMIT.as_secs())))?
+        .map_err(|_| failed(format!("no answer within {} s", LIMIT.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
     match answer.split_once("\r\n\r\n") {
         Some((head, page)) if head.starts_with("HTTP/1.1 200 ") => Ok(page.into()),

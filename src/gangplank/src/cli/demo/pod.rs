@@ -1,4 +1,4 @@
-//! The demo's pod: a process that runs it, and what that says of it.
+//! The demo's pod: the process that runs it, and the endpoint that the process reports.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,37 +9,37 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// How long a pod may take to be ready. A guest boots in 3 s, on a busy machine without KVM in 30.
+/// How long a pod may take to become ready. A guest boots in 3 s, or in 30 s on a busy machine without KVM.
 const READY: Duration = Duration::from_secs(120);
 
 /// The port of the page, unless the pod says otherwise.
 const PAGE: u16 = 80;
 
-/// A pod that runs. Dropping it ends it.
+/// A running pod. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Pod {
-    /// How its relay is reached.
+pub(super) struct DemoPod {
+    /// The endpoint of its relay.
     pub(super) endpoint: String,
-    /// The port of its page.
+    /// The port of its web page.
     pub(super) port: u16,
     child: Child,
     output: BufReader<ChildStdout>,
-    // Taken from the child, whose `wait` would close it, and with that end the pod.
+    // Taken from the child, because `Child::wait` would close it, which ends the pod.
     _input: Option<ChildStdin>,
 }
 
-/// Why there is no pod.
+/// Why the pod failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PodError {
-    /// Its program does not start.
-    #[error("cannot start the pod with {}: {source}; see whether it is there and may be run", program.display())]
+    /// Its program could not be started.
+    #[error("cannot start the pod with {}: {source}; check that it exists and is executable", program.display())]
     Start {
         /// The program.
         program: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It ended, or said nothing for too long.
+    /// It exited, printed something else, or took too long.
     #[error("the pod is not ready: {0}; see its messages above")]
     NotReady(String),
     /// It has ended.
@@ -47,11 +47,11 @@ pub(crate) enum PodError {
     Ended(String),
 }
 
-impl Pod {
+impl DemoPod {
     /// A pod in a network namespace of its own on this machine, with its relay.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// If it does not become ready.
     pub(super) async fn embedded(folder: &Path) -> Result<Self, PodError> {
         let program = std::env::current_exe()
             .map_err(|source| PodError::Start { program: "gangplank".into(), source })?;
@@ -61,15 +61,15 @@ impl Pod {
     /// A pod in a VM, which `program` boots.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// If it does not become ready.
     pub(super) async fn vm(program: &Path, folder: &Path) -> Result<Self, PodError> {
         Self::start(program, Command::new(program).arg(folder)).await
     }
 
     async fn start(program: &Path, command: &mut Command) -> Result<Self, PodError> {
         let failed = |source| PodError::Start { program: program.into(), source };
-        // A group of its own: Ctrl-C is for us, and the pod ends when we say so. It also ends when its standard
-        // input does, which we hold, so it never outlives us.
+        // In its own process group, so that Ctrl-C reaches only us and we end the pod in order. The pod also ends
+        // when its standard input does, so it never outlives us.
         let spawned =
             command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = spawned.spawn().map_err(failed)?;
@@ -79,20 +79,20 @@ impl Pod {
         let mut pod = Self { endpoint: String::new(), port: PAGE, child, output, _input: input };
         let line = tokio::time::timeout(READY, pod.first_line())
             .await
-            .map_err(|_| PodError::NotReady(format!("it said nothing for {} s", READY.as_secs())))??;
-        pod.understand(&line)?;
+            .map_err(|_| PodError::NotReady(format!("it printed nothing within {} s", READY.as_secs())))??;
+        pod.parse_first_line(&line)?;
         Ok(pod)
     }
 
-    /// `ENDPOINT` or `ENDPOINT PORT`.
-    fn understand(&mut self, line: &str) -> Result<(), PodError> {
-        let strange =
-            || PodError::NotReady(format!("it said {line:?} rather than ENDPOINT or ENDPOINT PORT"));
+    /// Parses `ENDPOINT` or `ENDPOINT PORT`.
+    fn parse_first_line(&mut self, line: &str) -> Result<(), PodError> {
+        let malformed =
+            || PodError::NotReady(format!("it printed {line:?} instead of ENDPOINT or ENDPOINT PORT"));
         let (endpoint, port) = match line.trim_end().rsplit_once(' ') {
-            Some((endpoint, port)) => (endpoint, port.parse().map_err(|_| strange())?),
+            Some((endpoint, port)) => (endpoint, port.parse().map_err(|_| malformed())?),
             None => (line.trim_end(), PAGE),
         };
-        endpoint.parse::<gangplank_dial::PodEndpoint>().map_err(|_| strange())?;
+        endpoint.parse::<gangplank_dial::PodEndpoint>().map_err(|_| malformed())?;
         (self.endpoint, self.port) = (endpoint.into(), port);
         Ok(())
     }
@@ -106,7 +106,7 @@ impl Pod {
         }
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the pod exits.
     pub(super) async fn ended(&mut self) -> PodError {
         PodError::Ended(match self.child.wait().await {
             Ok(status) => status.to_string(),
@@ -115,11 +115,11 @@ impl Pod {
     }
 }
 
-impl Drop for Pod {
+impl Drop for DemoPod {
     fn drop(&mut self) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         if let Some(pid) = pid {
-            // Fails only when it has ended already.
+            // Fails only if the pod has already ended.
             let _ = kill_process_group(pid, Signal::TERM);
         }
     }

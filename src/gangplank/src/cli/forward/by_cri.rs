@@ -1,43 +1,43 @@
-//! One pod's forwards through a port-forward session, as a CRI client has them.
+//! One pod's forwards over a port-forward session, like those of any CRI client.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_streaming::{Client, ClientEvent, Connection};
 
-use super::line::{Counted, Event};
-use super::{ForwardError, Local, PodLines, cri_client};
+use super::forwarded_port::{CountedSocket, ForwardEvent};
+use super::{ForwardError, Incoming, PodForwards, cri_client};
 use crate::unix_url::UnixUrl;
 
-/// How long to wait before a lost session is asked for again.
+/// How long to wait between attempts to replace a lost session.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// A pod's session and its forwards.
 pub(super) struct ByCri {
     cri: UnixUrl,
-    lines: PodLines,
-    session: Client<Counted>,
+    forwards: PodForwards,
+    session: Client<CountedSocket>,
 }
 
 impl ByCri {
     /// Opens a session.
     ///
     /// # Errors
-    /// When there is none to be had.
-    pub(super) async fn start(cri: UnixUrl, lines: PodLines) -> Result<Self, ForwardError> {
-        let session = session(&cri, &lines.pod).await?;
-        Ok(Self { cri, lines, session })
+    /// If the CRI server refuses a session.
+    pub(super) async fn start(cri: UnixUrl, forwards: PodForwards) -> Result<Self, ForwardError> {
+        let session = session(&cri, &forwards.pod).await?;
+        Ok(Self { cri, forwards, session })
     }
 
-    /// Forwards for ever.
+    /// Forwards forever.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
-                Some(local) = self.lines.accepted.recv() => {
-                    // Of datagrams there are none by CRI.
-                    if let Local::Tcp(line, socket) = local {
-                        let remote = line.remote;
-                        self.session.forward(remote, Counted::new(socket, line, self.lines.events.clone()));
+                Some(local) = self.forwards.accepted.recv() => {
+                    // `Forwarder::start` rejects UDP ports over CRI.
+                    if let Incoming::Tcp(forwarded, socket) = local {
+                        let remote = forwarded.remote;
+                        self.session.forward(remote, CountedSocket::new(socket, forwarded, self.forwards.events.clone()));
                     }
                 }
                 event = self.session.event() => match event {
@@ -53,15 +53,18 @@ impl ByCri {
     }
 
     fn failed(&self, port: u16, why: &str) {
-        for line in self.lines.all.iter().filter(|line| line.remote == port) {
-            self.lines.tell(Event::Failed(Arc::clone(line), format!("port {port} of the pod: {why}")));
+        for forwarded in self.forwards.all.iter().filter(|forwarded| forwarded.remote == port) {
+            self.forwards.report(ForwardEvent::Failed(
+                Arc::clone(forwarded),
+                format!("port {port} of the pod: {why}"),
+            ));
         }
     }
 
-    /// Asks for another session until there is one. Whoever connects meanwhile is sent away.
+    /// Waits for another session, and meanwhile rejects local connections.
     async fn recover(&mut self, why: &str) {
-        self.lines.tell(Event::Lost(Arc::clone(&self.lines.pod), why.into()));
-        let (cri, pod) = (self.cri.clone(), Arc::clone(&self.lines.pod));
+        self.forwards.report(ForwardEvent::Lost(Arc::clone(&self.forwards.pod), why.into()));
+        let (cri, pod) = (self.cri.clone(), Arc::clone(&self.forwards.pod));
         let again = async move {
             loop {
                 match session(&cri, &pod).await {
@@ -70,8 +73,8 @@ impl ByCri {
                 }
             }
         };
-        self.session = self.lines.refuse_until(again, why).await;
-        self.lines.tell(Event::Back(Arc::clone(&self.lines.pod)));
+        self.session = self.forwards.refuse_until(again, why).await;
+        self.forwards.report(ForwardEvent::Back(Arc::clone(&self.forwards.pod)));
     }
 }
 

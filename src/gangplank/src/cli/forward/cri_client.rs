@@ -1,4 +1,4 @@
-//! Asking a CRI socket for the URL of a session.
+//! Requests the URL of a port-forward session from a CRI socket.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use tonic_prost::ProstCodec;
 use super::ForwardError;
 use crate::unix_url::UnixUrl;
 
-/// How long the call may take. It only looks something up.
+/// How long the call may take. It only looks up a pod.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The URL of a session with the pod.
 ///
 /// # Errors
-/// When nobody answers on the socket, or what answers refuses.
+/// If nothing listens on the socket, or the server refuses.
 pub(super) async fn port_forward(cri: &UnixUrl, pod: &str) -> Result<String, ForwardError> {
     let stream = connect(cri.path()).await?;
     let failed = |error: tonic::transport::Error| ForwardError::Cri {
@@ -28,7 +28,7 @@ pub(super) async fn port_forward(cri: &UnixUrl, pod: &str) -> Result<String, For
         pod: pod.into(),
         cause: error.to_string(),
     };
-    // The channel connects once: to the stream that is there already.
+    // The channel connects once: to the stream that is already open.
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_| {
         let stream = stream.take();

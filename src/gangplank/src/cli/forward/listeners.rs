@@ -1,4 +1,4 @@
-//! Ports here: for connections, or for datagrams.
+//! Local ports, TCP or UDP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,18 +8,18 @@ use gangplank_dial::Network;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
-use super::line::Line;
-use super::{ForwardError, Local, PortPair, udp};
+use super::forwarded_port::ForwardedPort;
+use super::{ForwardError, Incoming, PortPair, udp};
 use crate::listen;
 
-/// A port of one address.
+/// A local port on one address.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(super) enum LocalListener {
     Tcp(TcpListener),
     Udp(UdpSocket),
 }
 
-impl Listener {
+impl LocalListener {
     async fn bind(network: Network, address: IpAddr, port: u16) -> io::Result<Self> {
         match network {
             Network::Udp => UdpSocket::bind((address, port)).await.map(Self::Udp),
@@ -34,41 +34,41 @@ impl Listener {
         }
     }
 
-    /// Gives away what comes, for as long as somebody takes it.
-    pub(super) async fn serve(self, line: Arc<Line>, to: mpsc::Sender<Local>) {
+    /// Passes on connections or datagrams until the receiver is dropped.
+    pub(super) async fn serve(self, forwarded: Arc<ForwardedPort>, to: mpsc::Sender<Incoming>) {
         match self {
-            Self::Tcp(listener) => accept(listener, line, to).await,
-            Self::Udp(socket) => udp::serve(socket, line, to).await,
+            Self::Tcp(listener) => accept(listener, forwarded, to).await,
+            Self::Udp(socket) => udp::serve(socket, forwarded, to).await,
         }
     }
 }
 
-async fn accept(listener: TcpListener, line: Arc<Line>, to: mpsc::Sender<Local>) {
+async fn accept(listener: TcpListener, forwarded: Arc<ForwardedPort>, to: mpsc::Sender<Incoming>) {
     loop {
         let socket = listen::accept(&listener).await;
-        let _ = socket.set_nodelay(true); // it may already have ended
-        if to.send(Local::Tcp(Arc::clone(&line), socket)).await.is_err() {
+        let _ = socket.set_nodelay(true); // fails only if the connection has already ended
+        if to.send(Incoming::Tcp(Arc::clone(&forwarded), socket)).await.is_err() {
             return;
         }
     }
 }
 
-/// Listens on the address, or on 127.0.0.1 and on ::1, or on the one of these that can be had.
-pub(super) async fn bind(pair: PortPair) -> Result<Vec<Listener>, ForwardError> {
+/// Listens on the given address; without one, on 127.0.0.1 and ::1, or whichever of them is available.
+pub(super) async fn bind(pair: PortPair) -> Result<Vec<LocalListener>, ForwardError> {
     let PortPair { address: Some(address), local: port, network, .. } = pair else {
         return loopback(pair.network, pair.local).await;
     };
-    match Listener::bind(network, address, port).await {
+    match LocalListener::bind(network, address, port).await {
         Ok(listener) => Ok(vec![listener]),
         Err(source) => Err(ForwardError::Listen { address: address.to_string(), port, source }),
     }
 }
 
-async fn loopback(network: Network, port: u16) -> Result<Vec<Listener>, ForwardError> {
-    let v4 = Listener::bind(network, Ipv4Addr::LOCALHOST.into(), port).await;
-    // The same on both, also when it was chosen for us.
+async fn loopback(network: Network, port: u16) -> Result<Vec<LocalListener>, ForwardError> {
+    let v4 = LocalListener::bind(network, Ipv4Addr::LOCALHOST.into(), port).await;
+    // Use the same port on both addresses, even if the system chose it.
     let port = v4.as_ref().ok().and_then(|v4| v4.local_addr().ok()).map_or(port, |v4| v4.port());
-    let v6 = Listener::bind(network, Ipv6Addr::LOCALHOST.into(), port).await;
+    let v6 = LocalListener::bind(network, Ipv6Addr::LOCALHOST.into(), port).await;
     match (v4, v6) {
         (Err(source), Err(_)) => {
             Err(ForwardError::Listen { address: "127.0.0.1 or [::1]".into(), port, source })
@@ -81,7 +81,7 @@ async fn loopback(network: Network, port: u16) -> Result<Vec<Listener>, ForwardE
 mod tests {
     use super::*;
 
-    fn addresses(listeners: &[Listener]) -> Vec<SocketAddr> {
+    fn addresses(listeners: &[LocalListener]) -> Vec<SocketAddr> {
         listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
     }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_in_use_on_both_is_named() {
+    async fn a_port_in_use_on_both_addresses_is_named_in_the_error() {
         let _taken = loopback(Network::Tcp, 0).await.unwrap();
         let port = _taken[0].local_addr().unwrap().port();
         let error = loopback(Network::Tcp, port).await.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! `[[ADDRESS:]LOCAL:]REMOTE[/udp]`: which port here leads to which port of the pod.
+//! `[[ADDRESS:]LOCAL:]REMOTE[/udp]`: which local port leads to which port of the pod.
 
 use gangplank_dial::Network;
 
@@ -9,23 +9,23 @@ use std::str::FromStr;
 /// One forwarded port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PortPair {
-    /// The address here; `None` for 127.0.0.1 and ::1.
+    /// The local address; `None` for 127.0.0.1 and ::1.
     pub(crate) address: Option<IpAddr>,
-    /// The port here; 0 for any free one.
+    /// The local port; 0 for any free one.
     pub(crate) local: u16,
-    /// The port of the pod.
+    /// The pod's port.
     pub(crate) remote: u16,
     /// Streams or datagrams.
     pub(crate) network: Network,
 }
 
-/// Why a text is no [`PortPair`].
+/// Why text is not a [`PortPair`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PortPairError {
-    /// It is none.
+    /// It has another form.
     #[error(
         "{0:?} is not [[ADDRESS:]LOCAL:]REMOTE[/udp]: write 8080:80, 80 for the same port on both sides, :80 for any free \
-         port here, or 127.0.0.2:8080:80 ([::1]:8080:80) to listen there; 5353:53/udp is of datagrams"
+         local port, or 127.0.0.2:8080:80 ([::1]:8080:80) to listen on that address; 5353:53/udp forwards datagrams"
     )]
     Form(String),
 }
@@ -53,7 +53,7 @@ impl FromStr for PortPair {
     }
 }
 
-/// Digits alone: no sign, which `u16` would take.
+/// Only digits: `u16::from_str` would also accept a leading `+`.
 fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -82,25 +82,25 @@ impl fmt::Display for PortPair {
 
 /// The ports of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// The pod, as it was named.
+pub(crate) struct PodPorts {
+    /// The pod, as the user named it.
     pub(crate) pod: String,
     /// Its ports.
     pub(crate) pairs: Vec<PortPair>,
 }
 
-/// `POD PORT… [POD PORT…]…`: what is no port after a port names the next pod.
+/// Parses `POD PORT… [POD PORT…]…`. After a port, a word that is not a port is the next pod.
 ///
 /// # Errors
-/// What was expected instead.
-pub(crate) fn targets(words: &[String]) -> Result<Vec<Target>, String> {
-    let mut targets: Vec<Target> = Vec::new();
+/// Says what was expected.
+pub(crate) fn targets(words: &[String]) -> Result<Vec<PodPorts>, String> {
+    let mut targets: Vec<PodPorts> = Vec::new();
     for word in words {
         match (word.parse::<PortPair>(), targets.last_mut()) {
             (Ok(pair), Some(target)) => target.pairs.push(pair),
             (Err(error), Some(target)) if target.pairs.is_empty() => return Err(error.to_string()),
             (_, _) if word.contains(':') => return Err(PortPairError::Form(word.clone()).to_string()),
-            (_, _) => targets.push(Target { pod: word.clone(), pairs: Vec::new() }),
+            (_, _) => targets.push(PodPorts { pod: word.clone(), pairs: Vec::new() }),
         }
     }
     match targets.last() {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_are_written_in_four_ways() {
+    fn port_pairs_have_four_forms() {
         let pair = |text: &str| text.parse::<PortPair>().map(|pair| (pair.address, pair.local, pair.remote));
         assert_eq!(pair("8080:80"), Ok((None, 8080, 80)));
         assert_eq!(pair("80"), Ok((None, 80, 80)));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_to_write() {
+    fn other_forms_are_rejected_with_the_expected_ones() {
         for wrong in
             ["", ":", "80:", "0", "a:80", "80:0", "80:65536", "1:2:3", "+80", "-1:80", "http", "::1:1:2"]
         {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_asked_for_by_name() {
+    fn udp_is_a_suffix() {
         for (text, network) in
             [("5353:53/udp", Network::Udp), ("5353:53/tcp", Network::Tcp), ("5353:53", Network::Tcp)]
         {

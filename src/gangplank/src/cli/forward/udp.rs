@@ -1,7 +1,7 @@
-//! Datagrams: those of each sender go by an association of their own, so that answers find their way back.
+//! Forwards datagrams. Each local sender has its own association with the pod's port, so that answers return to it.
 //!
 //! ```text
-//!   senders ──► the socket here ──► a queue for each sender ──► association ──► pod
+//!   senders ──► local socket ────► a queue for each sender ──► association ──► pod
 //!      ◄────────────────────────────────────────────────────────────┘
 //! ```
 
@@ -20,34 +20,34 @@ use tokio::net::{UdpSocket, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use super::Local;
-use super::line::{Events, Line, Tally};
+use super::Incoming;
+use super::forwarded_port::{ConnectionTally, Events, ForwardedPort};
 
-/// Senders at once of one socket: each is a channel of its own, and some vsock devices take 1,023. For another, the one
-/// that has been silent for longest is let go.
+/// How many senders one socket serves at once. Each needs a channel, and some vsock devices support only 1,023. A further
+/// sender replaces the one that has been silent longest.
 const PEERS: usize = 256;
 
-/// Datagrams of one sender that wait for its association. What comes then is lost.
+/// How many datagrams of one sender wait for its association. Further ones are dropped.
 const QUEUE: usize = 64;
 
-/// How long to wait after the system has failed to give a datagram.
+/// How long to wait after receiving has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A sender: its datagrams, until the other end of the queue lets it go.
-pub(super) struct Peer {
-    pub(super) line: Arc<Line>,
+/// A local sender and its queue of datagrams, which ends when `Peers` forgets the sender.
+pub(super) struct UdpPeer {
+    pub(super) forwarded: Arc<ForwardedPort>,
     address: SocketAddr,
     socket: Arc<UdpSocket>,
     datagrams: Receiver<Bytes>,
     activity: Arc<Activity>,
 }
 
-/// When a sender last sent or was sent something, as numbers that grow.
+/// When a sender last sent or received something, as the value of a global counter.
 #[derive(Debug, Default)]
 struct Activity(AtomicU64);
 
-/// Sorts datagrams by their senders, for as long as somebody takes these.
-pub(super) async fn serve(socket: UdpSocket, line: Arc<Line>, to: Sender<Local>) {
+/// Sorts datagrams by sender until the receiver is dropped.
+pub(super) async fn serve(socket: UdpSocket, forwarded: Arc<ForwardedPort>, to: Sender<Incoming>) {
     let socket = Arc::new(socket);
     let (mut peers, mut buffer) = (Peers::default(), vec![0; MAX_DATAGRAM]);
     loop {
@@ -57,8 +57,9 @@ pub(super) async fn serve(socket: UdpSocket, line: Arc<Line>, to: Sender<Local>)
         };
         let datagram = Bytes::copy_from_slice(&buffer[..len]);
         let Some((datagrams, activity)) = peers.take(address, datagram) else { continue };
-        let (line, socket) = (Arc::clone(&line), Arc::clone(&socket));
-        if to.send(Local::Udp(Peer { line, address, socket, datagrams, activity })).await.is_err() {
+        let (forwarded, socket) = (Arc::clone(&forwarded), Arc::clone(&socket));
+        if to.send(Incoming::Udp(UdpPeer { forwarded, address, socket, datagrams, activity })).await.is_err()
+        {
             return;
         }
     }
@@ -70,7 +71,7 @@ struct Peers {
 }
 
 impl Peers {
-    /// Queues a datagram. Gives the other end of the queue where the sender is new.
+    /// Queues a datagram. For a new sender, returns the receiving end of its queue.
     fn take(&mut self, from: SocketAddr, datagram: Bytes) -> Option<(Receiver<Bytes>, Arc<Activity>)> {
         let mut datagram = datagram;
         if let Some((queue, activity)) = self.known.get(&from) {
@@ -110,20 +111,20 @@ impl Activity {
     }
 }
 
-/// Carries a sender's datagrams over a stream that `pod.portDial` has given, until either side has ended.
+/// Carries a sender's datagrams over a stream from `pod.portDial` until either side ends.
 ///
 /// # Errors
-/// What either side's socket gives.
-pub(super) async fn carry(peer: Peer, stream: UnixStream, early: Bytes, events: Events) -> io::Result<()> {
-    let Peer { line, address, socket, mut datagrams, activity } = peer;
-    let mut tally = Tally::new(line, events);
+/// Any error of the stream.
+pub(super) async fn carry(peer: UdpPeer, stream: UnixStream, early: Bytes, events: Events) -> io::Result<()> {
+    let UdpPeer { forwarded, address, socket, mut datagrams, activity } = peer;
+    let mut tally = ConnectionTally::new(forwarded, events);
     let (from_pod, mut to_pod) = stream.into_split();
     let mut frames = Frames { stream: from_pod, buffer: early.into() };
     loop {
         tokio::select! {
             datagram = datagrams.recv() => {
                 let Some(datagram) = datagram else { return Ok(()) };
-                // None from a socket is longer than its limit.
+                // UDP's own length field has 16 bits, so this never saturates.
                 let length = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
                 to_pod.write_all(&[&length.to_be_bytes(), &datagram[..]].concat()).await?;
                 tally.count(datagram.len() as u64, 0);
@@ -131,7 +132,7 @@ pub(super) async fn carry(peer: Peer, stream: UnixStream, early: Bytes, events: 
             datagram = frames.next() => {
                 let Some(datagram) = datagram? else { return Ok(()) };
                 activity.now();
-                // A sender that does not listen any more loses it, and nothing else.
+                // If the sender no longer listens, only this datagram is lost.
                 let _ = socket.send_to(&datagram, address).await;
                 tally.count(0, datagram.len() as u64);
             }
@@ -146,7 +147,7 @@ struct Frames {
 }
 
 impl Frames {
-    /// The next one; none at the end. May be dropped and asked again.
+    /// The next datagram; `None` at the end. Cancel safe.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some(length) = self.buffer.first_chunk::<LENGTH>() {
@@ -182,17 +183,17 @@ mod tests {
         assert_eq!(two.try_recv().unwrap(), "b");
         drop(one);
         let (mut one, _) =
-            peers.take(from(1), "d".into()).expect("its association has ended, and it has another");
+            peers.take(from(1), "d".into()).expect("a sender whose association has ended gets another");
         assert_eq!(one.try_recv().unwrap(), "d");
     }
 
     #[test]
-    fn one_sender_more_costs_the_one_that_was_silent_for_longest() {
+    fn a_further_sender_replaces_the_longest_silent_one() {
         let mut peers = Peers::default();
         let mut queues: Vec<_> =
             (1..=PEERS as u16).map(|port| peers.take(from(port), "a".into()).unwrap()).collect();
         assert!(peers.take(from(1), "b".into()).is_none());
-        queues[1].1.now(); // it was sent something
+        queues[1].1.now(); // it received something
         let _new = peers.take(from(1000), "c".into()).unwrap();
         assert_eq!(peers.known.len(), PEERS);
         let ended = |queue: &mut (Receiver<Bytes>, Arc<Activity>)| {
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_lost_and_nothing_else() {
+    fn datagrams_beyond_the_queue_are_dropped() {
         let mut peers = Peers::default();
         let (mut queue, _) = peers.take(from(1), "0".into()).unwrap();
         for count in 1..QUEUE + 10 {

@@ -1,4 +1,4 @@
-//! One forward: a port here, a port of a pod, and what has come of it so far.
+//! One forward: a local port, a port of a pod, and its statistics.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,30 +13,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-/// What happens, in the order in which it does.
+/// Events, in the order in which they happen.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum ForwardEvent {
     /// A connection has ended, after this many bytes to the pod and from it.
-    Closed(Arc<Line>, u64, u64),
-    /// A connection could not be made, or the pod's side says that it failed.
-    Failed(Arc<Line>, String),
-    /// A pod is not reached any more.
+    Closed(Arc<ForwardedPort>, u64, u64),
+    /// A connection could not be made, or the pod's side reported a failure.
+    Failed(Arc<ForwardedPort>, String),
+    /// A pod can no longer be reached, for this reason.
     Lost(Arc<str>, String),
-    /// It is again.
+    /// A lost pod can be reached again.
     Back(Arc<str>),
 }
 
-/// Where events go.
-pub(super) type Events = mpsc::UnboundedSender<Event>;
+/// The queue of events to report.
+pub(super) type Events = mpsc::UnboundedSender<ForwardEvent>;
 
-/// A port here and where it leads.
+/// A local port and where it leads.
 #[derive(Debug)]
-pub(super) struct Line {
-    /// Where we listen; where there are two addresses, the first.
+pub(super) struct ForwardedPort {
+    /// The local address; the first, if there are two.
     pub(super) here: SocketAddr,
-    /// The pod, as it was named.
+    /// The pod, as the user named it.
     pub(super) pod: Arc<str>,
-    /// Its port.
+    /// The pod's port.
     pub(super) remote: u16,
     /// Streams or datagrams.
     pub(super) network: Network,
@@ -47,17 +47,17 @@ pub(super) struct Line {
     error: Mutex<String>,
 }
 
-/// A line at one moment.
-pub(super) struct Shown {
+/// A snapshot of a forward's statistics.
+pub(super) struct PortStats {
     pub(super) open: u64,
     pub(super) total: u64,
     pub(super) to_pod: u64,
     pub(super) from_pod: u64,
-    /// Empty if there was none.
+    /// The last error; empty if there was none.
     pub(super) error: String,
 }
 
-impl Line {
+impl ForwardedPort {
     pub(super) fn new(here: SocketAddr, pod: Arc<str>, remote: u16, network: Network) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
@@ -73,71 +73,72 @@ impl Line {
         }
     }
 
-    pub(super) fn shown(&self) -> Shown {
+    pub(super) fn stats(&self) -> PortStats {
         let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let [open, total, to_pod, from_pod] =
             [&self.open, &self.total, &self.to_pod, &self.from_pod].map(|count| count.load(Relaxed));
-        Shown { open, total, to_pod, from_pod, error }
+        PortStats { open, total, to_pod, from_pod, error }
     }
 
-    /// Keeps the last error.
+    /// Records the last error.
     pub(super) fn failed(&self, why: &str) {
         why.clone_into(&mut self.error.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-/// What one connection has moved. Dropped when that ends.
+/// Counts the bytes of one connection. Dropped when the connection ends, which reports it.
 #[derive(Debug)]
-pub(super) struct Tally {
-    line: Arc<Line>,
+pub(super) struct ConnectionTally {
+    forwarded: Arc<ForwardedPort>,
     events: Events,
     /// Bytes to the pod and from it.
     moved: (u64, u64),
 }
 
-impl Tally {
-    pub(super) fn new(line: Arc<Line>, events: Events) -> Self {
-        line.open.fetch_add(1, Relaxed);
-        line.total.fetch_add(1, Relaxed);
-        Self { line, events, moved: (0, 0) }
+impl ConnectionTally {
+    pub(super) fn new(forwarded: Arc<ForwardedPort>, events: Events) -> Self {
+        forwarded.open.fetch_add(1, Relaxed);
+        forwarded.total.fetch_add(1, Relaxed);
+        Self { forwarded, events, moved: (0, 0) }
     }
 
     pub(super) fn count(&mut self, to_pod: u64, from_pod: u64) {
         self.moved = (self.moved.0 + to_pod, self.moved.1 + from_pod);
-        self.line.to_pod.fetch_add(to_pod, Relaxed);
-        self.line.from_pod.fetch_add(from_pod, Relaxed);
+        self.forwarded.to_pod.fetch_add(to_pod, Relaxed);
+        self.forwarded.from_pod.fetch_add(from_pod, Relaxed);
     }
 }
 
-impl Drop for Tally {
+impl Drop for ConnectionTally {
     fn drop(&mut self) {
-        self.line.open.fetch_sub(1, Relaxed);
-        // Nobody listens any more at the end.
-        let _ = self.events.send(Event::Closed(Arc::clone(&self.line), self.moved.0, self.moved.1));
+        self.forwarded.open.fetch_sub(1, Relaxed);
+        // Fails only during shutdown.
+        let _ =
+            self.events.send(ForwardEvent::Closed(Arc::clone(&self.forwarded), self.moved.0, self.moved.1));
     }
 }
 
 /// A local connection whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct CountedSocket {
     socket: TcpStream,
-    tally: Tally,
+    tally: ConnectionTally,
 }
 
-impl Counted {
-    pub(super) fn new(socket: TcpStream, line: Arc<Line>, events: Events) -> Self {
-        let _ = socket.set_nodelay(true); // it may already have ended
-        Self { socket, tally: Tally::new(line, events) }
+impl CountedSocket {
+    pub(super) fn new(socket: TcpStream, forwarded: Arc<ForwardedPort>, events: Events) -> Self {
+        let _ = socket.set_nodelay(true); // fails only if the connection has already ended
+        Self { socket, tally: ConnectionTally::new(forwarded, events) }
     }
 }
 
-impl Connection for Counted {
+impl Connection for CountedSocket {
     fn abort(&mut self) {
         self.socket.abort();
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -147,7 +148,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.socket).poll_write(cx, buf))?;
