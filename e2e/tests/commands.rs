@@ -234,7 +234,7 @@ const DNS_OPTIONS: &str = "--no-resolv --no-hosts --conf-file=/dev/null --listen
 fn dig_asks_dnsmasq_through_a_forwarded_udp_port() {
     let pod = Pod::run(Place::Relay);
     let daemon = Daemon::serve(&[&pod]);
-    let free = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let free = fixed_port();
     let mut dnsmasq = Process::start("dnsmasq", "/bin/sh".as_ref(), daemon.dir(), |command| {
         command.arg("-c").arg(format!("exec {DNSMASQ} --keep-in-foreground --port={free} {DNS_OPTIONS}"));
     });
@@ -243,6 +243,16 @@ fn dig_asks_dnsmasq_through_a_forwarded_udp_port() {
     });
     let (_forward, local) = forwards(&daemon, &format!("{free}/udp"));
     (0..20).for_each(|_| resolves(local));
+}
+
+/// A port that is free for TCP and UDP. It lies below those that the system gives to other tests, which could otherwise
+/// take it before its server does.
+fn fixed_port() -> u16 {
+    let is_free = |port: &u16| {
+        let at = (Ipv4Addr::LOCALHOST, *port);
+        std::net::UdpSocket::bind(at).is_ok() && std::net::TcpListener::bind(at).is_ok()
+    };
+    (20_053..32_000).find(is_free).expect("a free port")
 }
 
 /// What a person does with a guest that runs real servers: `ports`, dig, git clone, `check`.
