@@ -1,13 +1,14 @@
 //! `gangplank serve` with the test's own configuration.
 
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use crate::parts::{self, Scratch};
 use crate::pod::Pod;
+use crate::ports::fixed_port;
 use crate::process::Process;
 use crate::tls;
 
@@ -50,7 +51,7 @@ impl Daemon {
     fn start(pods: &[&Pod], use_tls: bool, more: &str) -> Self {
         let scratch = Scratch::new();
         let [cri, rpc] = ["cri.sock", "rpc.sock"].map(|name| scratch.path().join(name));
-        let [kube_api, metrics] = [(); 2].map(|()| free_address());
+        let [kube_api, metrics] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, fixed_port())));
         let config = scratch.path().join("gangplank.toml");
         let mut text = configuration(&cri, &rpc, kube_api, metrics, pods) + more;
         if use_tls {
@@ -163,12 +164,6 @@ pub fn name(pod: usize) -> String {
 pub fn sandbox_id(pod: usize) -> String {
     format!("{pod:02x}").repeat(32)
 }
-
-/// A port that was free a moment ago. The daemon does not print which port it took for 0.
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
 fn configuration(cri: &Path, rpc: &Path, kube_api: SocketAddr, metrics: SocketAddr, pods: &[&Pod]) -> String {
     let mut text = format!(
         "[cri]\nlisten = \"unix://{}\"\n\n[streaming]\nlisten = \"127.0.0.1:0\"\n\n[kube_api]\nlisten = \"{kube_api}\"\n\n[jsonrpc]\nlisten = \"unix://{}\"\n\n[metrics]\nlisten = \"{metrics}\"\n",

@@ -19,6 +19,7 @@ pub mod node;
 pub mod parts;
 pub mod pattern;
 pub mod pod;
+pub mod ports;
 pub mod process;
 pub mod services;
 pub mod talk;

@@ -14,6 +14,7 @@ use gangplank_e2e::daemon::{Daemon, name, sandbox_id};
 use gangplank_e2e::parts::{self, Scratch, cached};
 use gangplank_e2e::pattern::{Pattern, summary};
 use gangplank_e2e::pod::{Place, Pod};
+use gangplank_e2e::ports::fixed_port;
 use gangplank_e2e::process::{LIMIT, Process};
 use gangplank_e2e::services::{PAGE, Service};
 use gangplank_e2e::talk;
@@ -243,16 +244,6 @@ fn dig_asks_dnsmasq_through_a_forwarded_udp_port() {
     });
     let (_forward, local) = forwards(&daemon, &format!("{free}/udp"));
     (0..20).for_each(|_| resolves(local));
-}
-
-/// A port that is free for TCP and UDP. It lies below those that the system gives to other tests, which could otherwise
-/// take it before its server does.
-fn fixed_port() -> u16 {
-    let is_free = |port: &u16| {
-        let at = (Ipv4Addr::LOCALHOST, *port);
-        std::net::UdpSocket::bind(at).is_ok() && std::net::TcpListener::bind(at).is_ok()
-    };
-    (20_053..32_000).find(is_free).expect("a free port")
 }
 
 /// What a person does with a guest that runs real servers: `ports`, dig, git clone, `check`.
