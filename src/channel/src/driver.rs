@@ -185,7 +185,7 @@ impl Driver {
                 Verdict::Ask => {
                     self.silence.ask();
                     self.link.ping();
-                    // Should it not go, the guest does not read, which is no better.
+                    // If this does not go out, the guest is not reading either: the next check gives it up.
                     let _ = self.poll_send_control(cx, role);
                 }
             }
